@@ -18,4 +18,6 @@ void InitLogging(const char* program, const std::string& stderr_path) {
   google::InitGoogleLogging(program);
 }
 
+void LogCrashes() { google::InstallFailureSignalHandler(); }
+
 }  // namespace atl

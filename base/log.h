@@ -12,4 +12,7 @@ namespace atl {
 // first, so that what libraries print lands there too. Call once, before threads.
 void InitLogging(const char* program, const std::string& stderr_path = "");
 
+// A crash (SIGSEGV, SIGABRT, ...) leaves its stack in the log. Install other signal handlers after.
+void LogCrashes();
+
 }  // namespace atl

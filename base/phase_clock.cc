@@ -9,7 +9,7 @@ std::string PhaseName(Phase phase) {
 }
 
 Phase PhaseClock::Switch(Phase phase) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const double now = clock_->MonotonicSeconds();
   seconds_[static_cast<int>(phase_)] += now - since_;
   since_ = now;
@@ -19,7 +19,7 @@ Phase PhaseClock::Switch(Phase phase) {
 }
 
 std::array<double, kPhaseCount> PhaseClock::Seconds() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   auto seconds = seconds_;
   seconds[static_cast<int>(phase_)] += clock_->MonotonicSeconds() - since_;
   return seconds;

@@ -5,9 +5,8 @@
 #include <array>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 
 namespace atl {
 
@@ -26,7 +25,7 @@ class PhaseClock {
 
  private:
   Clock* const clock_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kIdle;
   double since_ ABSL_GUARDED_BY(mutex_);
   std::array<double, kPhaseCount> seconds_ ABSL_GUARDED_BY(mutex_) = {};

@@ -73,6 +73,7 @@ class Trainer {
   atoll_trainer* trainer_ = nullptr;
   std::vector<TensorInfo> tensors_;
   int64_t size_ = 0;
+  int64_t vocab_size_ = 0;
   bool on_device_ = false;
 };
 

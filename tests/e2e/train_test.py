@@ -1,0 +1,186 @@
+"""Whole jobs: done, repeated, killed, stopped, resumed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import unittest
+
+from atoll_run import ATOLL, LIMIT, ORCHESTRATOR, WORKER, JobTest, processes_of, wait_until
+
+
+class Train(JobTest):
+    def test_three_regions_train_to_the_end_with_equal_bits(self):
+        run_dir = self.new_dir("run")
+        done = self.train(run_dir)
+        self.assertIn(run_dir, done.stdout)
+        summary = self.summary(run_dir)
+        self.assertEqual(summary["state"], "done")
+        self.assertEqual(summary["rounds_committed"], 12)
+        self.assertEqual(summary["tokens"], 12 * 4 * 6 * 64)
+        self.assertEqual([region["name"] for region in summary["regions"]], ["johor", "oslo", "batam"])
+        for region in summary["regions"]:
+            self.assertEqual(region["digest"], summary["digest"])
+            self.assertEqual(region["workers"], 1)
+            self.assertEqual(region["tokens"], summary["tokens"] // 3)
+        self.assertLess(summary["train_loss_last"], summary["train_loss_first"])
+        self.assertGreater(summary["validation_loss"], 0)
+        self.assertGreater(summary["wan_bytes_sent"], 12 * 3 * 100000)
+        self.assertGreater(summary["wall_seconds"], 0)
+        self.assertTrue(0 < summary["compute_utilization"] <= 1)
+        rounds = self.rounds(run_dir)
+        self.assertEqual([line["round"] for line in rounds], list(range(1, 13)))
+        self.assertEqual(rounds[-1]["digest"], summary["digest"])
+        for line in rounds:
+            self.assertEqual(line["tokens"], 4 * 6 * 64)
+            self.assertLessEqual(line["wan_seconds"], line["seconds"])
+        kinds = {event["kind"] for event in self.events(run_dir)}
+        self.assertIn("evaluated", kinds)
+
+    def test_two_jobs_side_by_side_with_one_seed_end_in_the_same_digest(self):
+        first, second = self.new_dir("first"), self.new_dir("second")
+        processes = [self.start(first), self.start(second)]
+        codes = [process.wait(timeout=LIMIT) for process in processes]
+        self.assertEqual(codes, [0, 0], self.output(first) + self.output(second))
+        self.assertEqual(self.summary(first)["digest"], self.summary(second)["digest"])
+        for run_dir in (first, second):
+            self.assert_nothing_left(run_dir)
+
+    def test_a_run_killed_after_round_five_resumes_to_the_same_bits(self):
+        whole, killed = self.new_dir("whole"), self.new_dir("killed")
+        self.train(whole)
+        process = self.start(killed)
+        self.wait_for_rounds(killed, 5)
+        for pid in processes_of(killed):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.wait(timeout=LIMIT)
+        self.assert_nothing_left(killed)
+        self.assertLess(len(self.rounds(killed)), 12, "killed too late to test anything")
+        self.train(killed, "--resume=auto")
+        self.assertEqual(self.summary(killed)["digest"], self.summary(whole)["digest"])
+        self.assertEqual([line["round"] for line in self.rounds(killed)], list(range(1, 13)))
+        self.assertEqual([line["digest"] for line in self.rounds(killed)],
+                         [line["digest"] for line in self.rounds(whole)])
+        self.assertEqual(self.summary(killed)["tokens"], self.summary(whole)["tokens"])
+
+    def test_a_term_signal_stops_cleanly_and_the_next_start_goes_on(self):
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir)
+        self.wait_for_rounds(run_dir, 3)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=LIMIT), 75, self.output(run_dir))
+        self.assert_nothing_left(run_dir)
+        summary = self.summary(run_dir)
+        self.assertEqual(summary["state"], "stopped")
+        stopped_at = summary["rounds_committed"]
+        checkpoint = os.path.join(run_dir, "johor", "checkpoints", f"round-{stopped_at:06d}", "MANIFEST.json")
+        self.assertTrue(os.path.exists(checkpoint), f"no checkpoint of round {stopped_at}")
+        self.train(run_dir)
+        self.assertEqual(self.summary(run_dir)["rounds_committed"], 12)
+
+    def test_a_killed_launcher_leaves_no_process_behind(self):
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir, "--set", "train.rounds=100000")
+        self.wait_for_rounds(run_dir, 1)
+        process.kill()
+        process.wait(timeout=LIMIT)
+        self.assert_nothing_left(run_dir)
+
+    def test_a_killed_worker_ends_the_job_and_is_named(self):
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir, "--set", "train.rounds=100000")
+        self.wait_for_rounds(run_dir, 1)
+        victims = [pid for pid in processes_of(run_dir)
+                   if os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "atoll-worker" and
+                   b"--region=oslo" in open(f"/proc/{pid}/cmdline", "rb").read()]
+        self.assertEqual(len(victims), 1)
+        os.kill(victims[0], signal.SIGKILL)
+        self.assertEqual(process.wait(timeout=LIMIT), 1, self.output(run_dir))
+        self.assertIn("oslo", self.output(run_dir))
+        self.assertIn("FAILED", self.output(run_dir))
+        self.assertEqual(self.summary(run_dir)["state"], "failed")
+        self.assert_nothing_left(run_dir)
+
+    def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(self):
+        run_dir = self.new_dir("run")
+        self.train(run_dir, "--set", "train.rounds=6")
+        whole = self.new_dir("whole")
+        self.train(whole)
+        newest = os.path.join(run_dir, "oslo", "checkpoints", "round-000006")
+        for name in os.listdir(newest):
+            if name.endswith(".safetensors"):
+                path = os.path.join(newest, name)
+                with open(path, "r+b") as file:
+                    file.seek(os.path.getsize(path) - 100)
+                    byte = file.read(1)
+                    file.seek(-1, os.SEEK_CUR)
+                    file.write(bytes([byte[0] ^ 1]))
+        self.train(run_dir)
+        self.assertEqual(self.summary(run_dir)["rounds_committed"], 12)
+        self.assertIn("checkpoint_unusable", {event["kind"] for event in self.events(run_dir)})
+
+    def test_every_step_gives_the_same_losses_however_the_batch_is_cut(self):
+        losses = {}
+        for regions, workers in ((1, 1), (3, 1), (1, 3)):
+            run_dir = self.new_dir(f"{regions}x{workers}")
+            self.train(run_dir, "--set", "sync.method=every_step", "--set", "train.rounds=20", "--set",
+                       "checkpoint.every=0", regions=regions, workers=workers)
+            losses[regions, workers] = [line["train_loss"] for line in self.rounds(run_dir)]
+            self.assertEqual(len(losses[regions, workers]), 20)
+        for cut, values in losses.items():
+            for ours, reference in zip(values, losses[1, 1]):
+                self.assertLess(abs(ours - reference) / reference, 1e-4, cut)
+
+    def test_parts_started_by_hand_do_the_same_job(self):
+        by_hand, by_train = self.new_dir("hand"), self.new_dir("train")
+        keys = os.path.join(by_hand, "keys")
+        with subprocess.Popen([ORCHESTRATOR, f"--job={self.job}", "--listen=tcp://127.0.0.1:0",
+                               f"--run_dir={by_hand}", f"--keys={keys}", "--regions=2", "--set", "train.rounds=3"],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as orchestrator:
+            import json
+            note = os.path.join(by_hand, "orchestrator.json")
+            wait_until(lambda: os.path.exists(note), "the orchestrator listens")
+            with open(note) as file:
+                address = json.load(file)["address"]
+            environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+                               ATOLL_KEYS=keys)
+            regions = [subprocess.Popen(["mpirun", "-n", "2", "--oversubscribe", WORKER, f"--orchestrator={address}",
+                                         f"--region={name}", f"--run_dir={by_hand}"], env=environment,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                        stdin=subprocess.DEVNULL) for name in ("johor", "oslo")]
+            self.assertEqual([region.wait(timeout=LIMIT) for region in regions], [0, 0], self.logs(by_hand))
+            self.assertEqual(orchestrator.wait(timeout=LIMIT), 0)
+        self.train(by_train, "--set", "train.rounds=3", regions=2, workers=2)
+        self.assertEqual(self.summary(by_hand)["digest"], self.summary(by_train)["digest"])
+
+    @unittest.skipUnless(os.geteuid() == 0, "only root can become somebody else")
+    def test_an_ordinary_user_can_do_it_too(self):
+        run_dir = self.new_dir("run")
+        os.makedirs(run_dir)
+        os.chown(run_dir, 65534, 65534)
+        done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                               *self.command(run_dir, "--set", "train.rounds=2")],
+                              env=dict(os.environ, HOME=run_dir), capture_output=True, text=True, timeout=LIMIT)
+        self.assertEqual(done.returncode, 0, done.stderr + self.logs(run_dir))
+        self.assert_nothing_left(run_dir)
+
+    def test_status_answers_while_it_runs_and_afterwards(self):
+        import json
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir)
+        self.wait_for_rounds(run_dir, 2)
+        during = json.loads(subprocess.run([ATOLL, "status", run_dir, "--json"], capture_output=True, text=True,
+                                           timeout=LIMIT, check=True).stdout)
+        self.assertEqual(process.wait(timeout=LIMIT), 0, self.output(run_dir))
+        after = json.loads(subprocess.run([ATOLL, "status", run_dir, "--json"], capture_output=True, text=True,
+                                          timeout=LIMIT, check=True).stdout)
+        self.assertEqual(after["state"], "done")
+        self.assertNotEqual(during["state"], "failed")
+        shutil.rmtree(run_dir)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,137 @@
+#include "worker/program/leader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+namespace atl {
+namespace {
+
+constexpr double kLongestWaitSeconds = 0.25;
+
+Agent::Link LinkOf(ControlClient::State state) {
+  switch (state) {
+    case ControlClient::State::kConnected:
+      return Agent::Link::kUp;
+    case ControlClient::State::kKeyRejected:
+      return Agent::Link::kKeyRejected;
+    default:
+      return Agent::Link::kTrying;
+  }
+}
+
+}  // namespace
+
+Leader::Leader(AgentOptions options, ControlClient* client, RegionWorker* worker,
+               Communicator* control, AbortRegion abort, std::function<const char*()> stop_signal)
+    : agent_(std::move(options)),
+      client_(client),
+      worker_(worker),
+      control_(control),
+      abort_(std::move(abort)),
+      stop_signal_(std::move(stop_signal)),
+      thread_([this] { CommandThread(); }) {}
+
+Leader::~Leader() {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  changed_.NotifyAll();
+  thread_.join();
+}
+
+AgentExit Leader::Run(bool* region_ended) {
+  Clock* const clock = Clock::Real();
+  bool signal_told = false;
+  Apply(agent_.Start(clock->MonotonicSeconds()));
+  while (!exit_) {
+    const auto message = client_->Receive(kLongestWaitSeconds);
+    const double now = clock->MonotonicSeconds();
+    if (message) Apply(agent_.OnMessage(*message, now));
+    Apply(agent_.OnLink(LinkOf(client_->state()), client_->StateText(), now));
+    std::deque<StatusOr<std::vector<pb::RegionAnswer>>> answers;
+    {
+      MutexLock lock(&mutex_);
+      answers.swap(answers_);
+    }
+    for (auto& answer : answers) {
+      if (answer.ok()) {
+        Apply(agent_.OnAnswers(*answer, now));
+      } else {
+        pb::RegionAnswer failed;
+        failed.set_error(std::string(answer.status().message()));
+        failed.set_exit_code(static_cast<int>(ExitCodeOf(answer.status())));
+        Apply(agent_.OnAnswers({failed}, now));
+      }
+    }
+    if (const char* signal = stop_signal_(); signal != nullptr && !signal_told) {
+      signal_told = true;
+      Apply(agent_.OnStopRequested(signal, now));
+    }
+    Apply(agent_.OnTick(now));
+    SendHeartbeat(now);
+  }
+  *region_ended = FinishRegion(exit_->code);
+  return *exit_;
+}
+
+void Leader::Apply(AgentActions actions) {
+  for (const std::string& line : actions.say) LOG(INFO) << line;
+  for (const pb::LeaderMessage& message : actions.send) client_->Send(message);
+  if (actions.abandon_view) worker_->AbandonView();
+  if (actions.run) Submit(*std::move(actions.run));
+  if (actions.exit && !exit_) exit_ = std::move(actions.exit);
+}
+
+void Leader::SendHeartbeat(double now) {
+  if (now - heartbeat_at_ < agent_.heartbeat_seconds() || agent_.state() == Agent::State::kGreeting)
+    return;
+  heartbeat_at_ = now;
+  client_->Send(agent_.Heartbeat(worker_->doing(), worker_->phases()));
+}
+
+void Leader::Submit(pb::RegionCommand command) {
+  {
+    MutexLock lock(&mutex_);
+    command_ = std::move(command);
+  }
+  changed_.NotifyAll();
+}
+
+bool Leader::FinishRegion(ExitCode code) {
+  {
+    MutexLock lock(&mutex_);
+    if (command_) return false;
+  }
+  pb::RegionCommand finish;
+  finish.mutable_finish()->set_exit_code(static_cast<int>(code));
+  Submit(std::move(finish));
+  MutexLock lock(&mutex_);
+  while (command_) changed_.Wait(&mutex_);
+  return answers_.empty() || answers_.back().ok();
+}
+
+void Leader::CommandThread() {
+  for (;;) {
+    pb::RegionCommand command;
+    {
+      MutexLock lock(&mutex_);
+      while (!command_ && !stopping_) changed_.Wait(&mutex_);
+      if (!command_) return;
+      command = *command_;
+    }
+    auto answers = RunCommand(command, *worker_, *control_, abort_);
+    {
+      MutexLock lock(&mutex_);
+      answers_.push_back(std::move(answers));
+      command_.reset();
+    }
+    changed_.NotifyAll();
+    client_->Wake();
+  }
+}
+
+}  // namespace atl

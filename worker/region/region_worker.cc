@@ -1,0 +1,211 @@
+#include "worker/region/region_worker.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "proto/model_presets.h"
+#include "worker/region/view_state.h"
+
+namespace atl {
+
+RegionWorker::RegionWorker(RegionWorkerOptions options, Communicator* control)
+    : options_(std::move(options)), control_(control), phases_(Clock::Real()) {}
+
+RegionWorker::~RegionWorker() = default;
+
+void RegionWorker::Doing(const std::string& text) {
+  MutexLock lock(&mutex_);
+  doing_ = text;
+}
+
+std::string RegionWorker::doing() const {
+  MutexLock lock(&mutex_);
+  return doing_;
+}
+
+pb::PhaseSeconds RegionWorker::phases() const {
+  const auto seconds = phases_.Seconds();
+  const auto of = [&](Phase phase) { return seconds[static_cast<int>(phase)]; };
+  pb::PhaseSeconds message;
+  message.set_idle(of(Phase::kIdle));
+  message.set_compute(of(Phase::kCompute));
+  message.set_encode(of(Phase::kEncode));
+  message.set_wan(of(Phase::kWan));
+  message.set_wait(of(Phase::kWait));
+  message.set_checkpoint(of(Phase::kCheckpoint));
+  message.set_restart(of(Phase::kRestart));
+  return message;
+}
+
+pb::RegionAnswer RegionWorker::Execute(const pb::RegionCommand& command, bool* must_abort) {
+  pb::RegionAnswer answer;
+  const double start = Clock::Real()->MonotonicSeconds();
+  const Status status = Run(command, &answer);
+  if (!status.ok()) {
+    LOG(ERROR) << "while " << doing() << ": " << status.message();
+    answer.set_error(absl::StrCat("while ", doing(), ": ", status.message()));
+    answer.set_exit_code(static_cast<int>(ExitCodeOf(status)));
+    if (auto region = status.GetPayload(wan::kPeerPayload)) answer.set_blames(std::string(*region));
+  }
+  *must_abort =
+      !status.ok() && control_->size() > 1 && (command.has_train() || command.has_commit());
+  answer.set_seconds(Clock::Real()->MonotonicSeconds() - start);
+  answer.set_stop_requested(options_.stop_requested && options_.stop_requested());
+  *answer.mutable_phases() = phases();
+  return answer;
+}
+
+Status RegionWorker::Run(const pb::RegionCommand& command, pb::RegionAnswer* answer) {
+  switch (command.body_case()) {
+    case pb::RegionCommand::kSetUp:
+      return SetUp(command.set_up(), answer);
+    case pb::RegionCommand::kEnterView:
+      return EnterView(command.enter_view(), answer);
+    case pb::RegionCommand::kTrain:
+      return Train(command.train().round(), answer);
+    case pb::RegionCommand::kReduce:
+      return Reduce(command.reduce(), answer);
+    case pb::RegionCommand::kCommit: {
+      const ScopedPhase phase(&phases_, Phase::kCompute);
+      Doing(absl::StrCat("outer step of round ", command.commit().round()));
+      RETURN_IF_ERROR(view_->method->Commit(Plan(command.commit().round()), notes_));
+      ASSIGN_OR_RETURN(const Digest digest, view_->method->OuterDigest());
+      answer->set_digest(digest.Hex());
+      return OkStatus();
+    }
+    case pb::RegionCommand::kEvaluate:
+      Doing(absl::StrCat("evaluation after round ", command.evaluate().round()));
+      return Evaluate(answer);
+    case pb::RegionCommand::kSave:
+      return Save(command.save(), answer);
+    case pb::RegionCommand::kFinish:
+    case pb::RegionCommand::BODY_NOT_SET:
+      break;
+  }
+  return OkStatus();
+}
+
+void RegionWorker::Observe(const std::vector<pb::RegionAnswer>& answers) {
+  for (const pb::RegionAnswer& answer : answers) {
+    if (answer.notes_size() > 0) notes_.assign(answer.notes().begin(), answer.notes().end());
+  }
+}
+
+RoundPlan RegionWorker::Plan(int64_t round) const {
+  return PlanRound(view_->view, job_, view_->member, round);
+}
+
+Status RegionWorker::SetUp(const pb::SetUp& command, pb::RegionAnswer* answer) {
+  Doing("opening the data");
+  job_ = command.job();
+  pb::Data data = job_.data();
+  if (!options_.data_tokens.empty()) data.set_tokens(options_.data_tokens);
+  ASSIGN_OR_RETURN(dataset_, Dataset::Open(data, job_.seed()));
+  ASSIGN_OR_RETURN(model_, ResolveModel(job_.model(), dataset_->vocab_size()));
+  RETURN_IF_ERROR(MakeTrainer());
+  RETURN_IF_ERROR(OpenGateway(answer));
+  answer->set_parameters(trainer_->parameter_count());
+  answer->set_dataset_samples(dataset_->training_samples());
+  answer->set_dataset_fingerprint(dataset_->fingerprint());
+  answer->set_accelerator(device_ < 0 ? "cpu" : absl::StrCat("cuda:", device_));
+  answer->set_trainer(trainer_->version());
+  if (control_->rank() == 0) ListCheckpoints(answer);
+  LOG(INFO) << "trainer " << trainer_->version() << " on " << answer->accelerator() << ", "
+            << trainer_->parameter_count() << " parameters, " << dataset_->training_samples()
+            << " samples an epoch, gateway " << answer->gateway();
+  return OkStatus();
+}
+
+Status RegionWorker::MakeTrainer() {
+  Doing("loading the trainer");
+  TrainerOptions options;
+  options.model = model_;
+  options.activation_checkpointing = job_.train().activation_checkpointing();
+  options.precision = job_.train().precision();
+  options.threads = static_cast<int>(job_.train().threads());
+  options.module_path = options_.trainer_module;
+  if (job_.train().device() != pb::Train::CPU) {
+    options.device = options_.local_rank;
+    auto trainer = Trainer::Create(options);
+    if (trainer.ok()) {
+      device_ = options.device;
+      trainer_ = *std::move(trainer);
+      return OkStatus();
+    }
+    if (job_.train().device() == pb::Train::CUDA) return trainer.status();
+    VLOG(1) << "no GPU for the trainer: " << trainer.status().message();
+  }
+  options.device = device_ = -1;
+  ASSIGN_OR_RETURN(trainer_, Trainer::Create(options));
+  return OkStatus();
+}
+
+Status RegionWorker::OpenGateway(pb::RegionAnswer* answer) {
+  Doing("opening the data-plane port");
+  wan::EngineOptions options;
+  options.listen = options_.wan_listen;
+  if (options.listen.host.empty()) {
+    ASSIGN_OR_RETURN(options.listen.host, LocalHostTowards(options_.orchestrator));
+  }
+  options.streams = static_cast<int>(job_.sync().streams());
+  options.chunk_bytes = job_.sync().chunk_bytes();
+  ASSIGN_OR_RETURN(wan_, wan::Engine::Create(options));
+  Endpoint gateway = wan_->endpoint();
+  if (!options_.wan_advertise.empty()) {
+    gateway.host = options_.wan_advertise;
+  } else if (gateway.host == "0.0.0.0" || gateway.host == "::") {
+    ASSIGN_OR_RETURN(gateway.host, LocalHostTowards(options_.orchestrator));
+  }
+  answer->set_gateway(gateway.ToString());
+  return OkStatus();
+}
+
+Status RegionWorker::Train(int64_t round, pb::RegionAnswer* answer) {
+  ASSIGN_OR_RETURN(const TrainResult result, view_->method->Train(Plan(round)));
+  answer->set_loss_sum(result.loss_sum);
+  answer->set_tokens(result.tokens);
+  answer->set_gradient_norm(result.gradient_norm);
+  answer->set_learning_rate(result.learning_rate);
+  return OkStatus();
+}
+
+Status RegionWorker::Reduce(const pb::ReduceRound& command, pb::RegionAnswer* answer) {
+  Doing(absl::StrCat("all-reduce of round ", command.round()));
+  notes_.clear();
+  ASSIGN_OR_RETURN(const ReduceResult result,
+                   view_->method->Reduce(Plan(command.round()), command.note()));
+  for (const pb::RoundNote& note : result.notes) *answer->add_notes() = note;
+  answer->set_wan_bytes_sent(result.bytes_sent);
+  return OkStatus();
+}
+
+Status RegionWorker::Evaluate(pb::RegionAnswer* answer) {
+  const ScopedPhase phase(&phases_, Phase::kCompute);
+  const int64_t sequence = dataset_->sequence_length();
+  const int64_t samples = std::min(job_.train().evaluate_samples(), dataset_->validation_samples());
+  const Range region =
+      Gradients::WorkerSamples({0, samples}, view_->member, view_->view.members_size());
+  const Range mine = Gradients::WorkerSamples(region, control_->rank(), control_->size());
+  double loss_sum = 0;
+  std::vector<int32_t> tokens;
+  for (int64_t first = mine.begin; first < mine.end; first += job_.train().micro_batch()) {
+    const int64_t batch = std::min(job_.train().micro_batch(), mine.end - first);
+    tokens.resize(batch * (sequence + 1));
+    for (int64_t i = 0; i < batch; ++i) {
+      // Spread over the held-out part.
+      const int64_t index = (first + i) * dataset_->validation_samples() / samples;
+      RETURN_IF_ERROR(dataset_->ValidationSample(
+          index, std::span(tokens).subspan(i * (sequence + 1), sequence + 1)));
+    }
+    ASSIGN_OR_RETURN(const double loss, trainer_->Loss(tokens, batch, sequence));
+    loss_sum += loss;
+  }
+  answer->set_loss_sum(loss_sum);
+  answer->set_tokens(mine.size() * sequence);
+  return OkStatus();
+}
+
+}  // namespace atl

@@ -1,0 +1,28 @@
+// A lane's slices of one of the trainer's vectors, back to back in host memory: what travels over
+// the sea.
+#pragma once
+
+#include <vector>
+
+#include "base/digest.h"
+#include "collectives/lanes.h"
+#include "worker/trainer/trainer.h"
+
+namespace atl {
+
+// Copies the lane's slices of `vector` (parameters or gradients) into `buffer`, which gets LaneSize
+// elements.
+Status ReadLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
+                std::vector<float>* buffer);
+Status WriteLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
+                 const std::vector<float>& buffer);
+
+// Digest of a lane buffer as part of flat vector number `domain`.
+Digest DigestOfLane(const Lanes& lanes, int lane, const std::vector<float>& buffer,
+                    uint64_t domain);
+
+// Digest domains of the outer state.
+inline constexpr uint64_t kParametersDomain = 0;
+inline constexpr uint64_t kMomentumDomain = 1;
+
+}  // namespace atl

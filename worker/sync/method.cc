@@ -1,0 +1,67 @@
+#include "worker/sync/method.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace atl {
+
+std::unique_ptr<SyncMethod> SyncMethod::Create(const RegionContext& context) {
+  return context.job->sync().method() == pb::Sync::EVERY_STEP ? MakeEveryStep(context)
+                                                              : MakeDiloco(context);
+}
+
+int64_t InnerStepsBefore(const RegionContext& context, const RoundPlan& plan) {
+  return context.view->inner_steps_done() +
+         (plan.round - context.view->first_round()) * plan.inner_steps;
+}
+
+Range OwnLanes(const RegionContext& context) {
+  return context.lanes->LanesOfWorker(context.tensors->rank(), context.tensors->size());
+}
+
+StatusOr<ReduceResult> ReduceLanes(const RegionContext& context, const RoundPlan& plan,
+                                   const pb::RoundNote& note,
+                                   std::vector<std::vector<float>>* buffers) {
+  const ScopedPhase phase(context.phases, Phase::kWan);
+  const Range own = OwnLanes(context);
+  wan::AllReduceOptions options;
+  options.codec = context.job->sync().codec() == pb::Sync::BF16 ? Codec::kBf16 : Codec::kFp32;
+  options.attachment = note.SerializeAsString();
+  std::vector<std::shared_ptr<wan::Operation>> operations;
+  for (int64_t lane = own.begin; lane < own.end; ++lane) {
+    operations.push_back(context.wan->AllReduce(ViewId{context.view->id()}, LaneId{lane},
+                                                static_cast<uint64_t>(plan.round),
+                                                (*buffers)[lane - own.begin], options));
+  }
+  ReduceResult result;
+  Status status;
+  for (auto& operation : operations) {
+    auto done = operation->Wait();
+    if (!done.ok()) {
+      if (status.ok())
+        status = Annotate(done.status(), absl::StrCat("while reducing round ", plan.round));
+      continue;
+    }
+    result.bytes_sent += done->bytes_sent;
+    std::vector<pb::RoundNote> notes(done->attachments.size());
+    for (size_t member = 0; member < notes.size(); ++member) {
+      if (!notes[member].ParseFromString(done->attachments[member])) {
+        status = absl::DataLossError(absl::StrCat("the note of region ",
+                                                  context.view->members(member).region(),
+                                                  " to round ", plan.round, " is malformed"));
+      }
+    }
+    result.notes = std::move(notes);
+  }
+  RETURN_IF_ERROR(status);
+  return result;
+}
+
+double WeightOfSum(const RoundPlan& plan, int64_t sequence_length,
+                   const std::vector<pb::RoundNote>& notes) {
+  int64_t tokens = 0;
+  for (const pb::RoundNote& note : notes) tokens += note.tokens();
+  return static_cast<double>(tokens) /
+         static_cast<double>(plan.job_samples.size() * sequence_length);
+}
+
+}  // namespace atl
