@@ -1,0 +1,10 @@
+// `atoll env`: what surrounds this process, as atoll sees it.
+#pragma once
+
+#include "cli/verb.h"
+
+namespace atl {
+
+Verb EnvironmentVerb();
+
+}  // namespace atl

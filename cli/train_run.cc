@@ -1,0 +1,331 @@
+#include "cli/train_run.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/clock.h"
+#include "base/env.h"
+#include "base/exit_code.h"
+#include "base/file.h"
+#include "cli/run_directory.h"
+
+namespace atl {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kStepSeconds = 0.2;
+constexpr double kStartSeconds = 60;  // for the orchestrator to listen
+constexpr double kFaultSeconds = 20;  // for the orchestrator to see that a region is gone
+constexpr double kLeaveSeconds = 20;  // for regions to end after the job, and the job after them
+constexpr double kKillSeconds = 3;    // between SIGTERM and SIGKILL; mpirun needs 1.9 of it
+constexpr char kTemporaryPrefix[] = "atoll-run-";
+
+double Now() { return Clock::Real()->MonotonicSeconds(); }
+
+// Short, because names of sockets in it have a limit of about 100 characters.
+std::string TemporaryBase() {
+  const std::string chosen = GetEnv("TMPDIR").value_or("");
+  return !chosen.empty() && chosen.size() <= 40 && access(chosen.c_str(), W_OK) == 0 ? chosen
+                                                                                     : "/tmp";
+}
+
+// Directories of runs that were killed before they could remove them: nobody holds their lock.
+void RemoveStaleDirectories(const std::string& base) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(base, error)) {
+    struct stat info;
+    const std::string path = entry.path().string();
+    if (!absl::StartsWith(entry.path().filename().string(), kTemporaryPrefix) ||
+        lstat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != geteuid() ||
+        access((path + "/lock").c_str(), F_OK) != 0) {
+      continue;  // a link, another user's, or one that is just being made
+    }
+    const auto lock = FileLock::Acquire(path + "/lock");
+    if (lock.ok()) fs::remove_all(entry.path(), error);
+  }
+}
+
+std::vector<std::string> MpirunWords(const TrainSetup& setup, const std::string& region,
+                                     const std::string& address, const std::string& log_dir,
+                                     const std::string& temporary) {
+  const std::string workers = absl::StrCat(setup.workers);
+  return {
+      setup.mpirun_program,
+      "-n",
+      workers,
+      // Several regions share this host's cores; by itself each mpirun would bind its ranks to the
+      // first ones.
+      "--host",
+      absl::StrCat("localhost:", workers),
+      "--oversubscribe",
+      "--bind-to",
+      "none",
+      // Starts processes itself: no ssh, no scheduler.
+      "--mca",
+      "plm",
+      "isolated",
+      // Shared memory without ptrace rights, which containers often lack; loopback else.
+      "--mca",
+      "pml",
+      "ob1",
+      "--mca",
+      "btl",
+      "self,vader,tcp",
+      "--mca",
+      "btl_vader_single_copy_mechanism",
+      "none",
+      "--mca",
+      "btl_tcp_if_include",
+      "lo",
+      "--mca",
+      "oob_tcp_if_include",
+      "lo",
+      "--mca",
+      "mpi_yield_when_idle",
+      "1",
+      "--mca",
+      "orte_tmpdir_base",
+      temporary,
+      setup.worker_program,
+      absl::StrCat("--orchestrator=", address),
+      absl::StrCat("--region=", region),
+      absl::StrCat("--lease=", setup.run_dir, "/keys/", region, ".lease"),
+      absl::StrCat("--run_dir=", setup.run_dir),
+      "--wan_listen=127.0.0.1:0",
+      absl::StrCat("--log_dir=", log_dir),
+  };
+}
+
+}  // namespace
+
+TrainRun::TrainRun(const TrainSetup& setup, Output* output)
+    : setup_(setup),
+      output_(output),
+      oom_kills_before_(OutOfMemoryKills()),
+      orchestrator_log_(setup.run_dir + "/orchestrator.log"),
+      progress_(setup.run_dir, setup.job.train().rounds(), Clock::Real()->WallTime(), output) {}
+
+TrainRun::~TrainRun() {
+  processes_.StopAll(0);
+  if (temporary_.empty()) return;
+  std::error_code error;
+  fs::remove_all(temporary_, error);
+}
+
+Status TrainRun::MakeTemporaryDirectory() {
+  const std::string base = TemporaryBase();
+  RemoveStaleDirectories(base);
+  std::string name = absl::StrCat(base, "/", kTemporaryPrefix, "XXXXXX");
+  if (mkdtemp(name.data()) == nullptr) {
+    return ErrnoError(errno, absl::StrCat("cannot make a temporary directory in ", base));
+  }
+  temporary_ = name;
+  ASSIGN_OR_RETURN(FileLock lock, FileLock::Acquire(temporary_ + "/lock"));
+  temporary_lock_.emplace(std::move(lock));
+  return OkStatus();
+}
+
+Status TrainRun::StartOrchestrator() {
+  if (const auto size = FileSize(orchestrator_log_); size.ok()) log_offset_ = *size;
+  SpawnOptions options;
+  options.name = "orchestrator";
+  options.words = {setup_.orchestrator_program,
+                   absl::StrCat("--job=", setup_.run_dir, "/job.yaml"),
+                   "--listen=tcp://127.0.0.1:0",
+                   absl::StrCat("--run_dir=", setup_.run_dir),
+                   absl::StrCat("--keys=", setup_.run_dir, "/keys"),
+                   "--exit_with_parent"};
+  options.output_path = orchestrator_log_;
+  ASSIGN_OR_RETURN(orchestrator_, processes_.Spawn(options));
+  return OkStatus();
+}
+
+// Its own last word is the message; what it logged before is in the file.
+Status TrainRun::OrchestratorError() const {
+  const ProcessEnd end = *orchestrator_->end();
+  const auto size = FileSize(orchestrator_log_);
+  std::string last;
+  if (size.ok() && *size > log_offset_) {
+    for (const std::string& line : LastLines(orchestrator_log_, 20)) {
+      if (absl::StartsWith(line, "atoll-orchestrator: ")) last = line.substr(20);
+    }
+  }
+  const auto code = end.signal == 0 && end.exit_code > 0 ? static_cast<ExitCode>(end.exit_code)
+                                                         : ExitCode::kFailed;
+  return WithExitCode(absl::InternalError(absl::StrCat("the orchestrator did not start (",
+                                                       end.Text(), ")", last.empty() ? "" : ": ",
+                                                       last, "; its log is ", orchestrator_log_)),
+                      code);
+}
+
+StatusOr<std::string> TrainRun::AwaitAddress() {
+  const double deadline = Now() + kStartSeconds;
+  while (true) {
+    const auto info = ReadOrchestratorInfo(setup_.run_dir);
+    if (info && info->pid == orchestrator_->pid()) return info->address;
+    processes_.Reap();
+    if (orchestrator_->end()) return OrchestratorError();
+    if (Now() > deadline) {
+      return EnvironmentError(absl::StrCat("the orchestrator does not say where it listens after ",
+                                           kStartSeconds, " s; its log is ", orchestrator_log_));
+    }
+    if (const auto signal = signals_.Wait(0.02)) {
+      return WithExitCode(absl::CancelledError(absl::StrCat(
+                              SignalText(*signal), " while the orchestrator started: stopped")),
+                          static_cast<ExitCode>(128 + *signal));
+    }
+  }
+}
+
+Status TrainRun::StartRegion(const std::string& name, const std::string& address) {
+  Region region;
+  region.evidence.name = name;
+  region.evidence.workers = setup_.workers;
+  region.evidence.directory = NextAttemptDirectory(setup_.run_dir, name);
+  RETURN_IF_ERROR(MakeDirectories(region.evidence.directory));
+  SpawnOptions options;
+  options.name = absl::StrCat("region ", name);
+  options.words = MpirunWords(setup_, name, address, region.evidence.directory, temporary_);
+  options.output_path = region.evidence.directory + "/mpirun.log";
+  options.environment = {{"TMPDIR", temporary_}};
+  if (IsRoot()) {
+    options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
+    options.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
+  }
+  // Of a scheduler or an mpirun around this one: they would make mpirun look for other hosts.
+  options.dropped_prefixes = {"SLURM_",         "PMI_",           "PMIX_",
+                              "OMPI_COMM_",     "OMPI_UNIVERSE_", "OMPI_MCA_ess",
+                              "OMPI_MCA_orte_", "PBS_",           "LSB_"};
+  ASSIGN_OR_RETURN(region.session, processes_.Spawn(options));
+  regions_.push_back(std::move(region));
+  return OkStatus();
+}
+
+void TrainRun::OnSignal(int signal) {
+  if (stopping_ && signal == SIGINT) {
+    progress_.Say("second SIGINT: stopping everything now");
+    killed_ = true;
+    return;
+  }
+  progress_.Say(
+      absl::StrCat(SignalText(signal),
+                   stopping_ ? ": already stopping after this round"
+                             : ": the regions finish their round, commit a checkpoint and leave",
+                   " (Ctrl-C again: stop now, and lose what is not committed)"));
+  stopping_ = true;
+  processes_.SignalLeader(*orchestrator_, SIGTERM);
+}
+
+void TrainRun::NoteRegionEnds() {
+  bool all_left = true;
+  for (Region& region : regions_) {
+    if (!region.session->end()) {
+      all_left = false;
+      continue;
+    }
+    if (region.evidence.end) continue;
+    region.evidence.end = region.session->end();
+    const ProcessEnd& end = *region.evidence.end;
+    if (end.well() || (end.signal == 0 && end.exit_code == 75)) continue;
+    progress_.Say(absl::StrCat("region ", region.evidence.name, " ended: ", end.Text(),
+                               "; waiting for the others to stop"));
+    if (region_failed_at_ == 0) region_failed_at_ = Now();
+  }
+  if (all_left && all_left_at_ == 0) all_left_at_ = Now();
+}
+
+bool TrainRun::Step() {
+  if (const auto signal = signals_.Wait(kStepSeconds)) OnSignal(*signal);
+  processes_.Reap();
+  progress_.Update(Now());
+  if (killed_ || orchestrator_->end()) return true;
+  NoteRegionEnds();
+  const bool failed_long_ago = region_failed_at_ > 0 && Now() - region_failed_at_ > kFaultSeconds;
+  const bool left_long_ago = all_left_at_ > 0 && Now() - all_left_at_ > kLeaveSeconds;
+  return failed_long_ago || left_long_ago;
+}
+
+void TrainRun::AwaitRegions(double seconds) {
+  const double deadline = Now() + seconds;
+  while (Now() < deadline && !killed_) {
+    processes_.Reap();
+    NoteRegionEnds();
+    if (processes_.AllOver()) return;
+    if (const auto signal = signals_.Wait(0.05)) OnSignal(*signal);
+  }
+}
+
+TrainResult TrainRun::Conclude() {
+  TrainResult result;
+  const bool decided = orchestrator_->end() && orchestrator_->end()->signal == 0;
+  // Told by the orchestrator that the job is over, regions leave by themselves.
+  if (decided && !killed_) AwaitRegions(kLeaveSeconds);
+  processes_.StopAll(kKillSeconds);
+  progress_.Finish(Now());
+  result.oom_kills = OutOfMemoryKills() - oom_kills_before_;
+  if (killed_) {
+    result.exit_code = 128 + SIGINT;
+    result.message = "stopped at once; what was not in a checkpoint is lost";
+    return result;
+  }
+  const int code = decided ? orchestrator_->end()->exit_code : 1;
+  if (decided && (code == 0 || code == 75) && region_failed_at_ == 0) {
+    result.exit_code = code;
+    return result;
+  }
+  std::vector<RegionEvidence> evidence;
+  for (const Region& region : regions_) evidence.push_back(region.evidence);
+  if (orchestrator_->end() && !decided) {  // the regions, if they ended, followed it
+    Failure failure;
+    failure.what = absl::StrCat("the orchestrator (pid ", orchestrator_->pid(),
+                                ") died: ", orchestrator_->end()->Text());
+    failure.log = orchestrator_log_;
+    failure.log_lines = LastLines(orchestrator_log_, 5);
+    failure.pid = orchestrator_->pid();
+    result.failure = failure;
+  } else {
+    result.failure = FindFailure(evidence);
+  }
+  if (!result.failure) {
+    Failure failure;
+    const nlohmann::json summary = ReadJsonObject(setup_.run_dir + "/summary.json");
+    failure.what = TextOr(summary, "reason", "");
+    if (failure.what.empty()) failure.what = "the job ended without a reason";
+    failure.exit_code = code;
+    failure.log = orchestrator_log_;
+    failure.log_lines = LastLines(orchestrator_log_, 5);
+    result.failure = failure;
+  }
+  // The job's code is the orchestrator's, unless it did not know of the failure.
+  result.exit_code = decided && code != 0 && code != 75 ? code : result.failure->exit_code;
+  return result;
+}
+
+StatusOr<TrainResult> TrainRun::Run() {
+  RETURN_IF_ERROR(MakeTemporaryDirectory());
+  RETURN_IF_ERROR(StartOrchestrator());
+  ASSIGN_OR_RETURN(const std::string address, AwaitAddress());
+  for (const pb::Region& region : setup_.job.regions()) {
+    RETURN_IF_ERROR(StartRegion(region.name(), address));
+  }
+  while (!Step()) {
+  }
+  if (!killed_ && !orchestrator_->end()) {
+    // It waits for regions that won't come back.
+    processes_.SignalLeader(*orchestrator_, SIGTERM);
+    AwaitRegions(kLeaveSeconds);
+  }
+  return Conclude();
+}
+
+}  // namespace atl

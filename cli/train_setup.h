@@ -1,0 +1,49 @@
+// What `atoll train` does before it starts anything: everything that can be found wrong now is, with
+// a message that says what to do, so that a user never waits for a job that can't run.
+//
+//   1. load the job, its regions and overrides; check it and the files it names        exit code 2
+//   2. find the programs: atoll-orchestrator and atoll-worker beside this one, mpirun on the PATH   4
+//   3. take the run directory: locked by a running job is an error (4). With state of another job in
+//      it: refused (2). With --resume=never: the former files are moved to DIR/former-N, so that two
+//      histories never mix. A job that is already done is not started again.
+//   4. compare the free disk space with what checkpoints will take                                  4
+//   5. write DIR/job.yaml: the job as it runs
+//
+// Thread rule: one thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/flags.h"
+#include "base/status.h"
+#include "cli/output.h"
+#include "proto/job.pb.h"
+
+namespace atl {
+
+struct TrainSetup {
+  pb::Job job;  // complete, with its regions
+  int workers = 1;
+  std::string run_dir;  // absolute
+  std::string orchestrator_program;
+  std::string worker_program;
+  std::string mpirun_program;
+  bool already_done = false;  // nothing is left to train
+};
+
+StatusOr<TrainSetup> PrepareTraining(const ParsedFlags& flags, Output* output);
+
+// The parts, for tests.
+// The first `name` in the directories of `path` (as in $PATH) that can be executed; empty if none.
+std::string FindProgram(const std::string& name, const std::string& path);
+// Keys by which `job` trains another model or on other data than `former`: "model.layers", "seed".
+std::vector<std::string> KeysOfAnotherJob(const pb::Job& former, const pb::Job& job);
+// Moves what a former job left in `run_dir` to "run_dir/former-N"; returns that directory. Keys and
+// files that are not a job's stay.
+StatusOr<std::string> SetFormerJobAside(const std::string& run_dir);
+// Error (exit code 4) if `run_dir`'s disk can't hold the checkpoints that `job` will keep.
+Status CheckFreeSpace(const std::string& run_dir, const pb::Job& job, double checkpoint_bytes);
+
+}  // namespace atl
