@@ -1,0 +1,88 @@
+// What the core knows of each region: its attempt, what it said, when it was last heard of, and the
+// order of its numbered reports. Pure.
+//
+// Reports of an attempt are numbered 1, 2, 3, ... and repeated until acknowledged, so they may come
+// twice or out of order: Admit() hands them on once each, in order.
+// Deadline for silence (P8): ten times the longest gap that this attempt has shown, at least ten
+// seconds, at most a minute.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "orchestrator/core/records.h"
+#include "orchestrator/core/states.h"
+
+namespace atl {
+
+class RegionEntry {
+ public:
+  explicit RegionEntry(std::string name) : name_(std::move(name)) {}
+
+  const std::string& name() const { return name_; }
+  RegionState state() const { return state_; }
+  double since() const { return since_; }
+  const std::string& attempt() const { return hello_.attempt(); }
+  const pb::Hello& hello() const { return hello_; }
+  const std::string& doing() const { return doing_; }
+  double heard() const { return heard_; }
+  uint64_t next_sequence() const { return next_sequence_; }
+
+  // Joining, ready, in the view: somebody is there who is expected to be heard.
+  bool IsLive() const {
+    return state_ == RegionState::kJoining || state_ == RegionState::kReady ||
+           state_ == RegionState::kTraining;
+  }
+  // An illegal successor is a programmer error (CHECK).
+  void Enter(RegionState state, const std::string& why, double now);
+  // A new attempt: nothing of the one before is kept.
+  void Begin(const pb::Hello& hello, double now);
+  void Heard(double now);
+  // The orchestrator itself stood still: nobody is to blame for that silence.
+  void ForgiveSilence(double now) { heard_ = now; }
+  double SilenceDeadline() const;
+
+  // Takes a message in; returns those whose turn it is, in order.
+  std::vector<pb::LeaderMessage> Admit(const pb::LeaderMessage& message);
+  void Progress(const std::string& doing, int64_t round, const pb::PhaseSeconds* phases);
+  void Report(const pb::RoundReport& report);
+
+  RegionRecord ToRecord() const;
+
+  // What its Ready said, and what has become of its checkpoints since.
+  std::optional<pb::Ready> ready;
+  std::set<std::string> unusable_checkpoints;
+  std::string checkpoint_failure;
+  std::optional<pb::Fault> fault;
+  std::optional<pb::Left> left;
+
+ private:
+  const std::string name_;
+  RegionState state_ = RegionState::kAbsent;
+  std::string why_ = "not heard of yet";
+  double since_ = 0;
+  pb::Hello hello_;
+  double heard_ = 0;
+  double largest_gap_ = 0;
+  uint64_t next_sequence_ = 1;
+  std::map<uint64_t, pb::LeaderMessage> early_;  // beyond next_sequence_; bounded
+  std::string doing_;
+  int64_t round_ = 0;
+  std::string digest_;
+  pb::PhaseSeconds phases_;
+};
+
+// "a", "a and b", "a, b and c".
+std::string JoinNames(const std::vector<std::string>& names);
+// Of values by region: the regions outside the largest group of equal values; all of them if no
+// group is the largest; none if all are equal.
+std::vector<std::string> Minority(const std::map<std::string, std::string>& values);
+// "12:03:11 UTC"
+std::string TimeOfDay(double now);
+
+}  // namespace atl
