@@ -45,7 +45,7 @@ class Communicator {
   // Control-size messages in host memory, whatever the backend; at most kMaxControlBytes.
   // Every rank ends with root's bytes.
   virtual Status Broadcast(std::string* bytes, int root) = 0;
-  // Every rank gets every rank's bytes, by rank.
+  // Every rank gets every rank's bytes, by rank. At most kMaxControlBytes together.
   virtual StatusOr<std::vector<std::string>> AllGatherBytes(const std::string& bytes) = 0;
   virtual Status Barrier() = 0;
 

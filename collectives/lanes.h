@@ -7,7 +7,8 @@
 // each, with fewer workers several, with more some workers have none. What a worker owns is at once
 // its ZeRO-1 optimizer shard and what it carries over the sea.
 //
-// Invariant: every boundary is a multiple of kDigestBlock. A lane buffer is the concatenation of
+// Invariants: every boundary is a multiple of kDigestBlock; the slices of a segment are adjacent and
+// ascending by lane; lane sizes differ by one block at most. A lane buffer is the concatenation of
 // the lane's slices.
 #pragma once
 
@@ -41,7 +42,11 @@ class Lanes {
   std::vector<Range> WorkerSlices(int segment, int workers) const;
 
  private:
+  // Where `lane`'s slice begins; lane == lanes() gives the segment's end.
+  int64_t Boundary(int segment, int lane) const;
+
   std::vector<Range> segments_;
+  std::vector<int64_t> first_extra_;  // by segment: the lane that gets its first left-over block
   int lanes_;
 };
 

@@ -1,6 +1,7 @@
 // Runs collectives one after another on a thread of its own, so that they happen behind the
 // computation that feeds them. All ranks submit the same operations in the same order. After a
-// failure the rest are refused with the same error.
+// failure the rest are refused with the same error, until Drain has told it. Thread rule: any thread
+// may submit; operations run on the queue's own thread.
 #pragma once
 
 #include <deque>
@@ -8,15 +9,17 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/status.h"
+#include "collectives/mutex.h"
 
 namespace atl {
 
 class CollectiveQueue {
  public:
   CollectiveQueue();
-  ~CollectiveQueue();  // waits for what is under way
+  // Waits for the operation that is under way; those behind it are dropped: whoever wants their
+  // results has drained.
+  ~CollectiveQueue();
   CollectiveQueue(const CollectiveQueue&) = delete;
   CollectiveQueue& operator=(const CollectiveQueue&) = delete;
 
@@ -27,7 +30,8 @@ class CollectiveQueue {
  private:
   void Run();
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
+  CondVar changed_;
   std::deque<std::function<Status()>> operations_ ABSL_GUARDED_BY(mutex_);
   Status status_ ABSL_GUARDED_BY(mutex_);
   bool busy_ ABSL_GUARDED_BY(mutex_) = false;

@@ -31,6 +31,9 @@ namespace atl::wan {
 
 using Key = std::array<uint8_t, 32>;
 
+// Payload of a kUnavailable status: the name of the region whose connection broke.
+inline constexpr char kPeerPayload[] = "atoll/peer";
+
 struct EngineOptions {
   Endpoint listen;                  // port 0: any free one
   int streams = 2;                  // TCP connections between two gateways of a lane
@@ -100,6 +103,8 @@ class Engine {
 
   // Since creation, over all lanes.
   virtual int64_t bytes_sent() const = 0;
+  // Incoming connections that were dropped: strangers, wrong keys, bad or late bytes.
+  virtual int64_t connections_refused() const { return 0; }
 };
 
 }  // namespace atl::wan

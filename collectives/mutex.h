@@ -1,0 +1,3 @@
+// Moved to base/mutex.h.
+#pragma once
+#include "base/mutex.h"
