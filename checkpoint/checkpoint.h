@@ -2,24 +2,27 @@
 // safetensors can open.
 //
 //     round-000041/
-//       model-00001-of-00001.safetensors  model.safetensors.index.json   whole tensors, Hugging
-//       Face names outer/momentum-00001-of-00001.safetensors                        one group of
-//       files a section optim/exp_avg-....safetensors  optim/exp_avg_sq-....safetensors
-//       chunks/<file, '/' as '_'>.b32                                     SHA-256 of every 4 MiB of
-//       the file, 32 bytes each, in order MANIFEST.json the commit record, written last
+//       model-00001-of-00001.safetensors           whole tensors, Hugging Face names
+//       model.safetensors.index.json               which tensor is in which file
+//       outer/momentum-00001-of-00001.safetensors  one group of files a section
+//       optim/exp_avg-....safetensors  optim/exp_avg_sq-....safetensors
+//       chunks/<file, '/' as '_'>.b32              SHA-256 of every 4 MiB, 32 bytes each, in order
+//       MANIFEST.json                              the commit record, written last
 //
 // All ranks of a region save together; each writes its own byte ranges of every file with pwrite.
-// Steps (the race that each closes):
-//   1. rank 0 checks the free space and makes the staging directory ".round-000041.partial" with
-//   all files at full size and their headers (a full disk is
-//      found before anything is written);
-//   2. every rank writes the slices that it owns; coverage is checked: every byte of every tensor
-//   has exactly one writer;
-//   3. ranks hash chunks, a share each, from the files;
-//   4. rank 0 writes hashes, fsyncs every file and directory, then the manifest last, and fsyncs;
-//   5. the staging directory is renamed and the parent fsynced: the checkpoint exists. Before that,
-//   readers ignore it.
-//   6. only then older checkpoints beyond `keep` are removed.
+// Steps (the race or fault that each closes):
+//   1. the ranks compare what they are about to save and check coverage: every byte of every tensor
+//      has exactly one writer (a missing shard is found now, not at the next resume);
+//   2. rank 0 locks the directory (two writers in one place), clears what dead runs left, checks
+//      the free space and makes the staging directory ".round-000041.TOKEN.partial" with all files at
+//      full size and their headers (a full disk is found before anything is written). TOKEN is new
+//      each time: a worker of a dead run that wakes up late can't write into it;
+//   3. every rank writes the slices that it owns and fsyncs them; the written bytes are counted;
+//   4. ranks hash chunks, a share each, from the files;
+//   5. rank 0 writes hashes, fsyncs every file and directory, then the manifest last, and fsyncs;
+//   6. the staging directory is renamed and the parent fsynced: the checkpoint exists. Before that,
+//      readers ignore it. One of the same round that is there already changes places with it;
+//   7. only then older checkpoints beyond `keep` are removed.
 // A failure in any rank at any step is known to all ranks, leaves no staging directory, and keeps
 // every older checkpoint.
 #pragma once
@@ -48,17 +51,15 @@ struct Slice {
   const float* data = nullptr;
 };
 
-enum class SectionClass {
-  kReplicated,
-  kRegional
-};  // equal in all regions; of the region that wrote it
+// Equal in all regions; of the region that wrote it.
+enum class SectionClass { kReplicated, kRegional };
 
 // One flat vector to save: the parameters, a moment.
 struct Section {
   std::string prefix;  // "model", "outer/momentum", "optim/exp_avg"
   SectionClass section_class = SectionClass::kReplicated;
-  std::vector<Slice>
-      slices;  // what this rank writes; the ranks' slices cover the vector exactly once
+  // What this rank writes; the ranks' slices cover the vector exactly once.
+  std::vector<Slice> slices;
 };
 
 // What a manifest says besides files.
@@ -67,6 +68,7 @@ struct Description {
   std::string digest;  // hex, of the outer state
   int64_t next_sample = 0;
   int64_t inner_steps = 0;
+  int64_t optimizer_updates = 0;  // of the inner optimizer's state saved here (bias correction)
   std::string region;
   std::string job;
   std::string model_yaml;  // resolved model, as text, compared on load
@@ -87,10 +89,12 @@ struct SaveResult {
   int64_t bytes = 0;
 };
 
-// Bytes on disk that such a checkpoint takes.
+// Bytes on disk that such a checkpoint takes, rounded up a little.
 int64_t PredictedBytes(const std::vector<TensorSpec>& tensors, int sections);
 
-// Collective over `region`: every rank calls it and every rank gets the same status.
+// Collective over `region`: every rank calls it and every rank gets the same status. A full disk or
+// another fault of the place has exit code 4. A round that is there already, whole and with the
+// same description and tensors, is left as it is and reported as saved.
 StatusOr<SaveResult> Save(const SaveOptions& options, Communicator& region);
 
 class Checkpoint {

@@ -1,0 +1,377 @@
+// Save: the steps are told in checkpoint.h; rank 0's work with names and places is in staging.cc.
+//
+// Every step ends in Agree(), so that a failure anywhere is known everywhere before the next step
+// begins. Between two Agree() calls a rank touches only its own byte ranges and rank 0 only what no
+// other rank touches.
+#include <fcntl.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <optional>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/exit_code.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "checkpoint/agreement.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/chunks.h"
+#include "checkpoint/coverage.h"
+#include "checkpoint/file_plan.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/names.h"
+#include "checkpoint/sha256.h"
+#include "checkpoint/staging.h"
+
+namespace atl::checkpoint {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "files hold little-endian floats");
+
+constexpr int64_t kBlock = 4096;  // of file systems
+
+int64_t OnDisk(int64_t bytes) { return (bytes + kBlock - 1) / kBlock * kBlock; }
+
+class Saver {
+ public:
+  Saver(const SaveOptions& options, Communicator& region) : options_(options), region_(region) {}
+
+  StatusOr<SaveResult> Run() {
+    RETURN_IF_ERROR(AgreeOnPlan());
+    const StatusOr<bool> present = AgreeOnPlace();
+    Status saved = present.status();
+    if (present.ok() && !*present) saved = FillAndCommit();
+    if (saved.ok()) return result_;
+    // If the ranks agreed on the failure, none writes any more, and none goes on before the
+    // directory is gone. If they can't reach each other, the others write into files without names.
+    if (leads() && !staging_.empty()) LogIfFailed(RemoveTree(staging_));
+    if (reachable_) (void)region_.Barrier();
+    return saved;
+  }
+
+ private:
+  bool leads() const { return region_.rank() == 0; }
+
+  static void LogIfFailed(const Status& status) {
+    LOG_IF(WARNING, !status.ok()) << status.message();
+  }
+
+  StatusOr<std::vector<std::string>> Together(const Status& mine, const std::string& message) {
+    return Agree(region_, mine, message, &reachable_);
+  }
+
+  // Step 1. What this rank says of itself: the hash of what it is about to save, then its slices.
+  Status AgreeOnPlan() {
+    const Status planned = Plan();
+    std::string message;
+    if (planned.ok()) {
+      message = Sha256(absl::StrCat(blueprint_, "\n", options_.directory, "\n",
+                                    options_.max_file_bytes, "\n", options_.keep));
+      for (size_t section = 0; section < options_.sections.size(); ++section) {
+        for (const Slice& slice : options_.sections[section].slices) {
+          const int64_t numbers[] = {static_cast<int64_t>(section), slice.range.begin,
+                                     slice.range.end};
+          message.append(reinterpret_cast<const char*>(numbers), sizeof numbers);
+        }
+      }
+    }
+    ASSIGN_OR_RETURN(const std::vector<std::string> answers, Together(planned, message));
+    // All ranks have the same answers, so all come to the same result.
+    std::vector<std::vector<Writer>> writers(plans_.size());
+    for (size_t rank = 0; rank < answers.size(); ++rank) {
+      if (answers[rank].compare(0, kHashBytes, answers[0], 0, kHashBytes) != 0) {
+        return absl::InternalError(
+            absl::StrCat("ranks 0 and ", rank, " are about to save different checkpoints"));
+      }
+      int64_t numbers[3];
+      for (size_t at = kHashBytes; at + sizeof numbers <= answers[rank].size();
+           at += sizeof numbers) {
+        std::memcpy(numbers, answers[rank].data() + at, sizeof numbers);
+        writers[numbers[0]].push_back({static_cast<int>(rank), {numbers[1], numbers[2]}});
+      }
+    }
+    for (size_t section = 0; section < writers.size(); ++section) {
+      RETURN_IF_ERROR(Annotate(CheckCoverage(manifest_.tensors, std::move(writers[section])),
+                               options_.sections[section].prefix));
+    }
+    return OkStatus();
+  }
+
+  // Fills plans_, manifest_ (without roots) and blueprint_. The same on every rank.
+  Status Plan() {
+    if (options_.sections.empty() || options_.sections.size() > kMaxSections) {
+      return UsageError(absl::StrCat("a checkpoint of ", options_.sections.size(), " sections"));
+    }
+    manifest_.description = options_.description;
+    ASSIGN_OR_RETURN(manifest_.tensors, CheckedTensors(options_.tensors));
+    for (const Section& section : options_.sections) {
+      for (const Slice& slice : section.slices) {
+        if (slice.range.begin < 0 || slice.range.size() < 0 ||
+            (slice.data == nullptr && !slice.range.empty())) {
+          return absl::InternalError(absl::StrCat("a slice of ", section.prefix, " at ",
+                                                  slice.range.begin, " to ", slice.range.end));
+        }
+      }
+      ASSIGN_OR_RETURN(FilePlan plan, FilePlan::Create(manifest_.tensors, section.prefix,
+                                                       options_.max_file_bytes));
+      manifest_.sections.push_back({section.prefix, section.section_class});
+      plans_.push_back(std::move(plan));
+    }
+    ASSIGN_OR_RETURN(blueprint_, WriteManifest(manifest_));
+    for (size_t i = 0; i < plans_.size(); ++i) {
+      const FileClass file_class = ClassOfSection(options_.sections[i].section_class);
+      for (const PlannedFile& file : plans_[i].files()) {
+        manifest_.files.push_back({file.name, file_class, file.bytes, ""});
+      }
+      if (options_.sections[i].prefix == kModelPrefix) {
+        index_ = plans_[i].IndexJson();
+        manifest_.files.push_back(
+            {kIndexName, file_class, static_cast<int64_t>(index_.size()), ""});
+      }
+    }
+    std::sort(manifest_.files.begin(), manifest_.files.end(),
+              [](const ManifestFile& a, const ManifestFile& b) { return a.name < b.name; });
+    for (size_t i = 1; i < manifest_.files.size(); ++i) {
+      if (ChunkHashName(manifest_.files[i - 1].name) == ChunkHashName(manifest_.files[i].name)) {
+        return UsageError(absl::StrCat("two sections have files named ", manifest_.files[i].name));
+      }
+    }
+    for (const ManifestFile& file : manifest_.files) {
+      bytes_ += OnDisk(file.bytes) + OnDisk(ChunkCount(file.bytes) * kHashBytes);
+    }
+    // The manifest's final text adds a line a file, and folders take blocks of their own.
+    bytes_ += OnDisk(static_cast<int64_t>(blueprint_.size() + manifest_.files.size() * 512)) +
+              16 * kBlock;
+    result_.path = absl::StrCat(options_.directory, "/", RoundName(options_.description.round));
+    return OkStatus();
+  }
+
+  // Step 2. True if the round is there already. Rank 0 tells the size of what is there, or the
+  // staging directory.
+  StatusOr<bool> AgreeOnPlace() {
+    std::string place;
+    Status status;
+    if (leads()) {
+      StatusOr<std::string> prepared = Prepare();
+      if (prepared.ok()) place = *std::move(prepared);
+      status = prepared.status();
+    }
+    ASSIGN_OR_RETURN(const std::vector<std::string> answers, Together(status, place));
+    if (TakeBytes(answers[0]).ok()) return true;
+    staging_ = answers[0];
+    return false;
+  }
+
+  // The staging directory with all files reserved, or the size of the checkpoint that is there.
+  StatusOr<std::string> Prepare() {
+    RETURN_IF_ERROR(WithExitCode(MakeDirectories(options_.directory), ExitCode::kEnvironment));
+    StatusOr<FileLock> lock = FileLock::Acquire(absl::StrCat(options_.directory, "/.lock"));
+    if (lock.ok()) {
+      lock_.emplace(*std::move(lock));
+    } else if (absl::IsFailedPrecondition(lock.status())) {
+      return Annotate(lock.status(), "another save is under way in the same directory");
+    } else {
+      LOG(WARNING) << "saving without a lock: " << lock.status().message();
+    }
+    ClearLeftovers(options_.directory);
+    if (const auto present = PresentBytes()) return absl::StrCat(*present);
+    RETURN_IF_ERROR(CheckFreeSpace(options_.directory, bytes_));
+
+    uint32_t token = 0;
+    FillWithSystemRandom(&token, sizeof token);
+    const std::string name =
+        PartialName(options_.description.round, absl::StrCat(absl::Hex(token, absl::kZeroPad8)));
+    staging_ = absl::StrCat(options_.directory, "/", name);
+    const Status reserved = Reserve(staging_);
+    if (reserved.ok()) return staging_;
+    return ExplainWriteError(reserved, options_.directory, bytes_);
+  }
+
+  static int64_t Bytes(const Manifest& manifest, const std::string& text) {
+    int64_t bytes = static_cast<int64_t>(text.size());
+    for (const ManifestFile& file : manifest.files) {
+      bytes += file.bytes + ChunkCount(file.bytes) * static_cast<int64_t>(kHashBytes);
+    }
+    return bytes;
+  }
+
+  Status TakeBytes(const std::string& answer) {
+    if (absl::SimpleAtoi(answer, &result_.bytes)) return OkStatus();
+    return absl::InternalError("rank 0 did not tell the checkpoint's size");
+  }
+
+  // The size of the same checkpoint, if it is there and whole. It is read to the last byte: a run
+  // that went back because this one was damaged must be able to write it anew.
+  std::optional<int64_t> PresentBytes() {
+    const StatusOr<std::string> text =
+        ReadFile(absl::StrCat(result_.path, "/", kManifestName), kMaxManifestBytes);
+    if (!text.ok()) return std::nullopt;
+    StatusOr<Manifest> manifest = ParseManifest(*text);
+    if (!manifest.ok()) return std::nullopt;
+    const int64_t bytes = Bytes(*manifest, *text);
+    manifest->files.clear();
+    const StatusOr<std::string> blueprint = WriteManifest(*manifest);
+    if (!blueprint.ok() || *blueprint != blueprint_) return std::nullopt;
+    const auto present = Checkpoint::Open(result_.path);
+    if (!present.ok() || !(*present)->Verify().ok()) return std::nullopt;
+    return bytes;
+  }
+
+  Status Reserve(const std::string& staging) {
+    RETURN_IF_ERROR(MakeDirectories(absl::StrCat(staging, "/", kChunkFolder)));
+    for (const FilePlan& plan : plans_) {
+      for (const PlannedFile& file : plan.files()) {
+        const std::string path = absl::StrCat(staging, "/", file.name);
+        RETURN_IF_ERROR(MakeDirectories(path.substr(0, path.rfind('/'))));
+        RETURN_IF_ERROR(ReserveFile(path, file.head, file.bytes));
+      }
+    }
+    return index_.empty() ? OkStatus()
+                          : WriteNewFile(absl::StrCat(staging, "/", kIndexName), index_);
+  }
+
+  Status FillAndCommit() {
+    ASSIGN_OR_RETURN(std::vector<std::string> answers, AgreeAfter(WriteSlices()));
+    RETURN_IF_ERROR(CheckWritten(answers));
+    ASSIGN_OR_RETURN(answers, AgreeAfter(HashShare()));
+    StatusOr<std::string> committed = std::string();
+    if (leads()) committed = Commit(answers);
+    ASSIGN_OR_RETURN(answers, AgreeAfter(std::move(committed)));
+    return TakeBytes(answers[0]);
+  }
+
+  StatusOr<std::vector<std::string>> AgreeAfter(StatusOr<std::string> step) {
+    const Status status = ExplainWriteError(step.status(), options_.directory, bytes_);
+    return Together(status, status.ok() ? *step : std::string());
+  }
+
+  // Step 3. Returns the number of bytes written.
+  StatusOr<std::string> WriteSlices() {
+    int64_t written = 0;
+    for (size_t i = 0; i < plans_.size(); ++i) {
+      const std::vector<PlannedFile>& files = plans_[i].files();
+      std::vector<Fd> open(files.size());
+      for (const Slice& slice : options_.sections[i].slices) {
+        for (const Piece& piece : plans_[i].Pieces(slice.range)) {
+          const std::string path = absl::StrCat(staging_, "/", files[piece.file].name);
+          Fd& file = open[piece.file];
+          if (!file.valid()) {
+            ASSIGN_OR_RETURN(file, OpenFile(path, O_WRONLY));
+          }
+          const int64_t bytes = piece.elements.size() * static_cast<int64_t>(sizeof(float));
+          RETURN_IF_ERROR(WriteAt(file, path,
+                                  slice.data + (piece.elements.begin - slice.range.begin), bytes,
+                                  piece.file_offset));
+          written += bytes;
+        }
+      }
+      // By the rank that wrote: on a network file system others see the bytes only afterwards.
+      for (size_t file = 0; file < open.size(); ++file) {
+        if (open[file].valid()) RETURN_IF_ERROR(SyncFile(open[file], files[file].name));
+      }
+    }
+    return absl::StrCat(written);
+  }
+
+  Status CheckWritten(const std::vector<std::string>& answers) {
+    int64_t written = 0, expected = 0;
+    for (const FilePlan& plan : plans_) expected += plan.tensor_bytes();
+    for (const std::string& answer : answers) {
+      int64_t bytes = 0;
+      if (absl::SimpleAtoi(answer, &bytes)) written += bytes;
+    }
+    if (written == expected) return OkStatus();
+    return absl::InternalError(
+        absl::StrCat("the ranks wrote ", written, " bytes of tensors instead of ", expected));
+  }
+
+  // Step 4. Chunks are numbered through all files; each rank takes an equal run of them.
+  StatusOr<std::string> HashShare() {
+    int64_t total = 0;
+    for (const ManifestFile& file : manifest_.files) total += ChunkCount(file.bytes);
+    const Range mine = {total * region_.rank() / region_.size(),
+                        total * (region_.rank() + 1) / region_.size()};
+    std::string hashes;
+    int64_t first = 0;  // number of the file's first chunk
+    for (const ManifestFile& file : manifest_.files) {
+      const int64_t count = ChunkCount(file.bytes);
+      const Range share = {std::max(mine.begin - first, int64_t{0}),
+                           std::min(mine.end - first, count)};
+      if (!share.empty()) {
+        ASSIGN_OR_RETURN(ChunkReader reader,
+                         ChunkReader::Open(absl::StrCat(staging_, "/", file.name), file.bytes));
+        for (int64_t chunk = share.begin; chunk < share.end; ++chunk) {
+          ASSIGN_OR_RETURN(const absl::string_view bytes, reader.Read(chunk));
+          hashes += Sha256(bytes);
+        }
+      }
+      first += count;
+    }
+    return hashes;
+  }
+
+  // Steps 5 to 7, on rank 0.
+  StatusOr<std::string> Commit(const std::vector<std::string>& shares) {
+    std::string hashes;
+    for (const std::string& share : shares) hashes += share;
+    size_t at = 0;
+    for (ManifestFile& file : manifest_.files) {
+      const size_t length = ChunkCount(file.bytes) * kHashBytes;
+      const absl::string_view own = absl::string_view(hashes).substr(at, length);
+      if (own.size() != length) return absl::InternalError("the ranks sent too few chunk hashes");
+      at += length;
+      file.root = Sha256Hex(own);
+      RETURN_IF_ERROR(WriteNewFile(absl::StrCat(staging_, "/", ChunkHashName(file.name)), own));
+    }
+    ASSIGN_OR_RETURN(const std::string text, WriteManifest(manifest_));
+    // Nothing is committed that could not be opened.
+    RETURN_IF_ERROR(ParseManifest(text).status());
+    RETURN_IF_ERROR(SyncTree(staging_));
+    RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(staging_, "/", kManifestName), text));
+    RETURN_IF_ERROR(PutInPlace(options_.directory, staging_, options_.description.round));
+    KeepNewest(options_.directory, options_.keep, result_.path);
+    return absl::StrCat(Bytes(manifest_, text));
+  }
+
+  const SaveOptions& options_;
+  Communicator& region_;
+  bool reachable_ = true;  // the communicator works
+  Manifest manifest_;
+  std::string blueprint_;        // the manifest's text without files: equal for equal checkpoints
+  std::string index_;            // model.safetensors.index.json
+  std::vector<FilePlan> plans_;  // by section
+  int64_t bytes_ = 0;            // needed on disk
+  std::string staging_;
+  std::optional<FileLock> lock_;  // rank 0
+  SaveResult result_;
+};
+
+}  // namespace
+
+StatusOr<SaveResult> Save(const SaveOptions& options, Communicator& region) {
+  StatusOr<SaveResult> saved = Saver(options, region).Run();
+  if (saved.ok()) return saved;
+  return Annotate(saved.status(),
+                  absl::StrCat("cannot save the checkpoint of round ", options.description.round,
+                               " in ", options.directory));
+}
+
+int64_t PredictedBytes(const std::vector<TensorSpec>& tensors, int sections) {
+  const StatusOr<FilePlan> plan =
+      FilePlan::Create(tensors, kModelPrefix, SaveOptions().max_file_bytes);
+  if (!plan.ok()) return 0;
+  int64_t bytes = 0;
+  for (const PlannedFile& file : plan->files()) {
+    bytes += OnDisk(file.bytes) + OnDisk(ChunkCount(file.bytes) * kHashBytes);
+  }
+  // The index and the manifest's list of tensors are each about as long as the header; the
+  // description adds a model's text.
+  const int64_t lists = 2 * static_cast<int64_t>(plan->IndexJson().size()) + (256 << 10);
+  return bytes * sections + OnDisk(lists);
+}
+
+}  // namespace atl::checkpoint
