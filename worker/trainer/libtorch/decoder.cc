@@ -1,5 +1,6 @@
 #include "worker/trainer/libtorch/decoder.h"
 
+#include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/version.h>
@@ -77,7 +78,7 @@ class CheckpointedLayer : public torch::autograd::Function<CheckpointedLayer> {
     }
     variable_list result;
     {
-      at::AutoGradMode with_gradients(true);
+      c10::AutoGradMode with_gradients(true);
       const at::Tensor output = decoder->Layer(inputs[0], at::TensorList(inputs).slice(1),
                                                context->saved_data["batch"].toInt(),
                                                context->saved_data["sequence"].toInt());
@@ -201,7 +202,7 @@ at::Tensor Decoder::Logits(const at::Tensor& tokens) {
   PrepareTables(sequence);
   at::Tensor hidden = at::embedding(parameters_[0], tokens.reshape({-1}));
   const at::TensorList all(parameters_);
-  const bool checkpointed = config_.activation_checkpointing && at::GradMode::is_enabled();
+  const bool checkpointed = config_.activation_checkpointing && c10::GradMode::is_enabled();
   for (int64_t n = 0; n < config_.layers; ++n) {
     const at::TensorList weights = all.slice(1 + n * kLayerTensors, kLayerTensors);
     hidden = checkpointed ? CheckpointedLayer::apply(
