@@ -1,6 +1,7 @@
 """Whole jobs: done, repeated, killed, stopped, resumed."""
 
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -95,7 +96,7 @@ class Train(JobTest):
         self.wait_for_rounds(run_dir, 1)
         victims = [pid for pid in processes_of(run_dir)
                    if os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "atoll-worker" and
-                   b"--region=oslo" in open(f"/proc/{pid}/cmdline", "rb").read()]
+                   "--region=oslo" in pathlib.Path(f"/proc/{pid}/cmdline").read_text()]
         self.assertEqual(len(victims), 1)
         os.kill(victims[0], signal.SIGKILL)
         self.assertEqual(process.wait(timeout=LIMIT), 1, self.output(run_dir))

@@ -1,0 +1,46 @@
+// Fuzz entry: every parser of the WAN wire format. What is accepted must encode to the same bytes.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "collectives/wan/frame.h"
+
+namespace {
+
+void Require(bool condition) {
+  if (!condition) std::abort();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  namespace wan = atl::wan;
+  const wan::Bytes bytes(data, size);
+  if (const auto hello = wan::ParseHello(bytes); hello.ok() && hello->version == 1) {
+    uint8_t again[wan::kHelloSize];
+    wan::EncodeHello(*hello, again);
+    Require(std::memcmp(again, data, size) == 0);
+  }
+  if (const auto answer = wan::ParseAnswer(bytes); answer.ok() && answer->version == 1) {
+    uint8_t again[wan::kAnswerSize];
+    wan::EncodeAnswer(*answer, again);
+    Require(std::memcmp(again, data, size) == 0);
+  }
+  if (const auto header = wan::ParseHeader(bytes); header.ok()) {
+    uint8_t again[wan::kHeaderSize];
+    wan::EncodeHeader(*header, again);
+    Require(std::memcmp(again, data, size) == 0);
+    Require(header->payload <= wan::kMaxPayload);
+  }
+  if (const auto start = wan::ParseStart(bytes); start.ok()) {
+    const std::vector<uint8_t> again = wan::EncodeStart(*start);
+    Require(again.size() == size && std::memcmp(again.data(), data, size) == 0);
+    (void)wan::StartDifference(*start, wan::Start());
+  }
+  if (const auto reason = wan::ParseReason(bytes); reason.ok()) {
+    Require(reason->text.size() <= wan::kMaxReason);
+  }
+  return 0;
+}

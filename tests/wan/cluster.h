@@ -1,0 +1,111 @@
+// Several engines in one process that join over loopback, and the naive reference sum.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/random.h"
+#include "collectives/wan/engine.h"
+
+namespace atl::wan {
+
+inline const char* const kNames[] = {"johor", "oslo",  "batam", "turku",
+                                     "lagos", "quito", "perth", "izmir"};
+
+inline std::unique_ptr<Engine> MakeEngine(int streams = 2, int64_t chunk_bytes = 64 << 10,
+                                          uint16_t port = 0) {
+  EngineOptions options;
+  options.listen = {"127.0.0.1", port};
+  options.streams = streams;
+  options.chunk_bytes = chunk_bytes;
+  auto engine = Engine::Create(options);
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  return engine.ok() ? *std::move(engine) : nullptr;
+}
+
+class Cluster {
+ public:
+  explicit Cluster(int members, int streams = 2, int64_t chunk_bytes = 64 << 10) {
+    for (int member = 0; member < members; ++member) {
+      engines.push_back(MakeEngine(streams, chunk_bytes));
+      endpoints.push_back(engines.back()->endpoint());
+    }
+  }
+
+  int members() const { return static_cast<int>(engines.size()); }
+
+  Group GroupOf(int member, int64_t view = 1, int64_t lane = 0) const {
+    Group group;
+    group.view = {view};
+    group.lane = {lane};
+    group.self = {member};
+    group.members = endpoints;
+    for (size_t i = 0; i < endpoints.size(); ++i) group.names.push_back(kNames[i]);
+    group.key.fill(static_cast<uint8_t>(view));
+    return group;
+  }
+
+  void JoinAll(int64_t view = 1, int64_t lane = 0) {
+    std::vector<std::thread> threads;
+    for (int member = 0; member < members(); ++member) {
+      threads.emplace_back([this, member, view, lane] {
+        const Status status = engines[member]->Join(GroupOf(member, view, lane), 30);
+        EXPECT_TRUE(status.ok()) << status;
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
+  std::vector<std::shared_ptr<Operation>> StartAll(uint64_t id,
+                                                   std::vector<std::vector<float>>* data,
+                                                   const AllReduceOptions& options = {},
+                                                   int64_t view = 1, int64_t lane = 0) {
+    std::vector<std::shared_ptr<Operation>> operations;
+    for (int member = 0; member < members(); ++member) {
+      operations.push_back(
+          engines[member]->AllReduce({view}, {lane}, id, (*data)[member], options));
+    }
+    return operations;
+  }
+
+  std::vector<std::unique_ptr<Engine>> engines;
+  std::vector<Endpoint> endpoints;  // what the members dial; a test may put a proxy in between
+};
+
+// Numbers of very different sizes, so that a sum in another order has other bits.
+inline std::vector<std::vector<float>> MakeInputs(int members, size_t elements, uint64_t seed) {
+  std::vector<std::vector<float>> inputs(members, std::vector<float>(elements));
+  for (int member = 0; member < members; ++member) {
+    for (size_t i = 0; i < elements; ++i) {
+      const uint64_t bits = Mix64(seed * 0x9E3779B97F4A7C15ull + member * elements + i);
+      const float unit = static_cast<float>(static_cast<int64_t>(bits >> 32) - (1LL << 31));
+      inputs[member][i] = unit * (bits % 3 == 0 ? 1e-9f : bits % 3 == 1 ? 1e-3f : 3.0f);
+    }
+  }
+  return inputs;
+}
+
+inline std::vector<float> Reference(const std::vector<std::vector<float>>& inputs, Codec codec) {
+  std::vector<float> sum(inputs[0].size()), value(sum.size());
+  std::vector<uint8_t> bytes(EncodedSize(codec, sum.size()));
+  for (size_t member = 0; member < inputs.size(); ++member) {
+    Encode(codec, inputs[member], bytes.data());
+    Decode(codec, bytes.data(), value);
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] = member == 0 ? value[i] : sum[i] + value[i];
+  }
+  Encode(codec, sum, bytes.data());
+  Decode(codec, bytes.data(), sum);
+  return sum;
+}
+
+inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+}  // namespace atl::wan

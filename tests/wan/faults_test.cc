@@ -1,0 +1,479 @@
+// What goes wrong between regions: late members, strangers, wrong keys, changed bytes, members that
+// die, leave, cancel or disagree. Every one of these ends in an error that names the cause, and
+// none in a wrong sum.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "collectives/wan/engine.h"
+#include "collectives/wan/frame.h"
+#include "tests/wan/cluster.h"
+#include "tests/wan/proxy.h"
+
+namespace atl::wan {
+namespace {
+
+using testing::HasSubstr;
+
+std::string Message(const Status& status) { return std::string(status.message()); }
+
+// A connection of somebody who is no gateway.
+class Stranger {
+ public:
+  explicit Stranger(const Endpoint& endpoint) : fd_(*StartConnectTcp(endpoint)) {
+    pollfd ready = {fd_.get(), POLLOUT, 0};
+    poll(&ready, 1, -1);
+  }
+  void Send(Bytes bytes) { (void)!send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL); }
+  std::vector<uint8_t> Receive(size_t size) {
+    std::vector<uint8_t> bytes(size);
+    size_t have = 0;
+    while (have < size) {
+      pollfd ready = {fd_.get(), POLLIN, 0};
+      poll(&ready, 1, -1);
+      const ssize_t got = recv(fd_.get(), bytes.data() + have, size - have, 0);
+      if (got <= 0) break;
+      have += static_cast<size_t>(got);
+    }
+    bytes.resize(have);
+    return bytes;
+  }
+  // Waits until the other end has closed.
+  void AwaitEnd() {
+    uint8_t waste[256];
+    while (true) {
+      pollfd ready = {fd_.get(), POLLIN, 0};
+      poll(&ready, 1, -1);
+      if (recv(fd_.get(), waste, sizeof waste, 0) <= 0) return;
+    }
+  }
+
+ private:
+  Fd fd_;
+};
+
+void ExpectSums(Cluster* cluster, uint64_t id, size_t elements = 100000) {
+  const auto inputs = MakeInputs(cluster->members(), elements, id);
+  auto data = inputs;
+  for (const auto& operation : cluster->StartAll(id, &data)) {
+    const auto result = operation->Wait();
+    ASSERT_TRUE(result.ok()) << result.status();
+  }
+  for (const auto& vector : data) EXPECT_TRUE(SameBits(vector, Reference(inputs, Codec::kFp32)));
+}
+
+TEST(WanJoin, AMemberThatCallsBeforeTheOtherHasJoinedIsHeldAndThenLetIn) {
+  Cluster cluster(2);
+  const Status early = cluster.engines[1]->Join(cluster.GroupOf(1), 0.2);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(early)) << early;
+  EXPECT_THAT(Message(early), HasSubstr("region 'johor'"));
+  const Status alone = cluster.engines[0]->Join(cluster.GroupOf(0), 0.1);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(alone)) << alone;
+  EXPECT_THAT(Message(alone), HasSubstr("region 'oslo'"));
+  cluster.JoinAll();
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanJoin, AMemberMayCallBeforeTheOtherListens) {
+  Cluster cluster(2);
+  const uint16_t port = cluster.endpoints[0].port;
+  cluster.engines[0].reset();
+  const Status refused = cluster.engines[1]->Join(cluster.GroupOf(1), 0.1);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(refused)) << refused;
+  EXPECT_THAT(Message(refused), HasSubstr("refused"));
+  std::thread dialler([&] {
+    const Status status = cluster.engines[1]->Join(cluster.GroupOf(1), 30);
+    EXPECT_TRUE(status.ok()) << status;
+  });
+  cluster.engines[0] = MakeEngine(2, 64 << 10, port);
+  EXPECT_TRUE(cluster.engines[0]->Join(cluster.GroupOf(0), 30).ok());
+  dialler.join();
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanJoin, MembersMayUseDifferentNumbersOfStreams) {
+  Cluster cluster(2, 1);
+  cluster.engines.push_back(MakeEngine(4));
+  cluster.endpoints.push_back(cluster.engines.back()->endpoint());
+  cluster.JoinAll();
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanJoin, AWrongKeyIsToldAsSuchOnBothSides) {
+  Cluster cluster(2);
+  Group wrong = cluster.GroupOf(1);
+  wrong.key[31] ^= 1;
+  Status acceptor;
+  std::thread thread([&] { acceptor = cluster.engines[0]->Join(cluster.GroupOf(0), 1); });
+  const Status dialler = cluster.engines[1]->Join(wrong, 20);
+  EXPECT_TRUE(absl::IsUnauthenticated(dialler)) << dialler;
+  EXPECT_THAT(Message(dialler), HasSubstr("region 'johor'"));
+  thread.join();
+  EXPECT_TRUE(absl::IsUnauthenticated(acceptor)) << acceptor;
+  EXPECT_THAT(Message(acceptor), HasSubstr("region 'oslo'"));
+  EXPECT_GE(cluster.engines[0]->connections_refused(), 1);
+  cluster.JoinAll();
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanJoin, LeavingEndsAJoinThatIsUnderWay) {
+  Cluster cluster(2);
+  Status status;
+  std::thread thread([&] { status = cluster.engines[1]->Join(cluster.GroupOf(1), 60); });
+  // A second join of the same lane is refused once the first is under way.
+  while (!absl::IsAlreadyExists(cluster.engines[1]->Join(cluster.GroupOf(1), 0))) {
+  }
+  cluster.engines[1]->Leave({1});
+  thread.join();
+  EXPECT_TRUE(absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) << status;
+}
+
+TEST(WanStrangers, GarbageIsDroppedAndCountedAndChangesNothing) {
+  Cluster cluster(2);
+  std::thread joining([&] { cluster.JoinAll(); });
+  const CounterRandom random(5);
+  for (int i = 0; i < 20; ++i) {
+    Stranger stranger(cluster.endpoints[0]);
+    std::vector<uint8_t> bytes(200);
+    for (size_t k = 0; k < bytes.size(); ++k) {
+      bytes[k] = static_cast<uint8_t>(random.Bits(1000 * i + k));
+    }
+    stranger.Send(bytes);
+    stranger.AwaitEnd();
+  }
+  joining.join();
+  EXPECT_EQ(cluster.engines[0]->connections_refused(), 20);
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanStrangers, OneWhoKnowsEverythingButTheKeyGetsNoFurtherThanTheGreeting) {
+  Cluster cluster(2, 1);
+  std::thread joining([&] {
+    EXPECT_TRUE(absl::IsUnauthenticated(cluster.engines[0]->Join(cluster.GroupOf(0), 1)));
+  });
+  Hello hello;
+  hello.view = 1;
+  hello.from = 1;
+  hello.to = 0;
+  hello.streams = 1;
+  uint8_t bytes[kHelloSize];
+  EncodeHello(hello, bytes);
+  Stranger stranger(cluster.endpoints[0]);
+  stranger.Send(bytes);
+  const auto answer = ParseAnswer(stranger.Receive(kAnswerSize));
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  stranger.Send(stranger.Receive(kHeaderSize + kTagSize));  // its own confirmation, sent back
+  stranger.AwaitEnd();
+  EXPECT_EQ(cluster.engines[0]->connections_refused(), 1);
+  joining.join();
+}
+
+TEST(WanStrangers, AMemberThatDoesNotExistOrAStreamThatStandsIsRefused) {
+  Cluster cluster(2, 1);
+  cluster.JoinAll();
+  Hello hello;
+  hello.view = 1;
+  hello.from = 1;
+  hello.streams = 1;
+  int64_t refused = 0;
+  for (const uint16_t from : {1, 2, 500}) {
+    hello.from = from;
+    uint8_t bytes[kHelloSize];
+    EncodeHello(hello, bytes);
+    Stranger stranger(cluster.endpoints[0]);
+    stranger.Send(bytes);
+    stranger.AwaitEnd();
+    EXPECT_EQ(cluster.engines[0]->connections_refused(), ++refused);
+  }
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanStrangers, AnotherVersionIsAnsweredWithOurs) {
+  Cluster cluster(1);
+  Hello hello;
+  hello.version = 77;
+  uint8_t bytes[kHelloSize];
+  EncodeHello(hello, bytes);
+  Stranger stranger(cluster.endpoints[0]);
+  stranger.Send(bytes);
+  const auto answer = ParseAnswer(stranger.Receive(kAnswerSize));
+  ASSERT_TRUE(answer.ok());
+  EXPECT_EQ(answer->version, kWireVersion);
+  stranger.AwaitEnd();
+}
+
+TEST(WanStrangers, ThoseWhoSayNothingAreFewAndTheOldestGoes) {
+  Cluster cluster(2);
+  std::vector<std::unique_ptr<Stranger>> silent;
+  for (int i = 0; i < 300; ++i) silent.push_back(std::make_unique<Stranger>(cluster.endpoints[0]));
+  silent[0]->AwaitEnd();
+  silent[20]->AwaitEnd();
+  cluster.JoinAll();
+  ExpectSums(&cluster, 1);
+}
+
+// Two members, the dialler's bytes through a proxy that changes one of them.
+void ChangeOneByte(uint64_t offset, uint8_t mask) {
+  SCOPED_TRACE(absl::StrCat("byte ", offset, ", mask ", mask));
+  Cluster cluster(2, 1);
+  Proxy proxy(cluster.endpoints[0]);
+  cluster.endpoints[0] = proxy.endpoint();
+  cluster.JoinAll();
+  proxy.FlipByte(offset, mask);
+  const auto inputs = MakeInputs(2, 200000, 1);
+  auto data = inputs;
+  AllReduceOptions options;
+  options.attachment = "token count";
+  const auto operations = cluster.StartAll(1, &data, options);
+  int failed = 0;
+  for (int member = 0; member < 2; ++member) {
+    const auto result = operations[member]->Wait();
+    if (result.ok()) {
+      EXPECT_TRUE(SameBits(data[member], Reference(inputs, Codec::kFp32)));
+    } else {
+      EXPECT_TRUE(absl::IsUnavailable(result.status())) << result.status();
+      ++failed;
+    }
+  }
+  EXPECT_GE(failed, 1);
+  // The group is broken on both sides, for good and at once.
+  for (const auto& operation : cluster.StartAll(2, &data)) {
+    EXPECT_TRUE(absl::IsUnavailable(operation->Wait().status()));
+  }
+}
+
+TEST(WanTampering, AChangedByteIsAnErrorAndNeverAWrongSum) {
+  const uint64_t start = kHelloSize + kHeaderSize + kTagSize;
+  for (uint64_t at = 0; at < kHeaderSize; at += 3) ChangeOneByte(start + at, 0x01);
+  ChangeOneByte(start + kHeaderSize + 2, 0x80);  // in the start's payload
+  const uint64_t attachment = start + kHeaderSize + kStartSize + kTagSize;
+  ChangeOneByte(attachment + 28, 0x04);  // length
+  ChangeOneByte(attachment + kHeaderSize + 1, 0x01);
+  const uint64_t numbers = attachment + kHeaderSize + 11 + kTagSize;
+  for (const uint64_t at : {2, 8, 16, 24, 28, 30, 32, 5000, 65567, 65569, 65583}) {
+    ChangeOneByte(numbers + at, 0x01);
+  }
+  ChangeOneByte(numbers + 300000, 0x40);
+}
+
+TEST(WanTampering, AChangedGreetingIsARefusalOfTheKey) {
+  for (const uint64_t at : {33, 63}) {  // in the dialler's nonce
+    Cluster cluster(2, 1);
+    Proxy proxy(cluster.endpoints[0]);
+    cluster.endpoints[0] = proxy.endpoint();
+    proxy.FlipByte(at, 0x10);
+    std::thread acceptor(
+        [&] { EXPECT_FALSE(cluster.engines[0]->Join(cluster.GroupOf(0), 0.5).ok()); });
+    const Status status = cluster.engines[1]->Join(cluster.GroupOf(1), 10);
+    EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
+    acceptor.join();
+  }
+}
+
+TEST(WanFaults, AMemberThatDiesInMidOperationIsNamedToAll) {
+  Cluster cluster(3);
+  cluster.JoinAll();
+  auto data = MakeInputs(3, 1000000, 1);
+  auto first = cluster.engines[0]->AllReduce({1}, {0}, 1, data[0], {});
+  auto second = cluster.engines[1]->AllReduce({1}, {0}, 1, data[1], {});
+  const double began = Clock::Real()->MonotonicSeconds();
+  cluster.engines[2].reset();
+  for (const auto& operation : {first, second}) {
+    const Status status = operation->Wait().status();
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_THAT(Message(status), HasSubstr("region 'batam'"));
+  }
+  EXPECT_LT(Clock::Real()->MonotonicSeconds() - began, 10);
+  const Status later = cluster.engines[0]->AllReduce({1}, {0}, 2, data[0], {})->Wait().status();
+  EXPECT_TRUE(absl::IsUnavailable(later));
+  EXPECT_THAT(Message(later), HasSubstr("region 'batam'"));
+}
+
+TEST(WanFaults, AConnectionThatBreaksBetweenTwoMembersIsToldToTheThird) {
+  Cluster cluster(3);
+  const std::vector<Endpoint> direct = cluster.endpoints;
+  Proxy proxy(direct[0]);
+  std::vector<std::thread> threads;
+  for (int member = 0; member < 3; ++member) {
+    Group group = cluster.GroupOf(member);
+    if (member == 2) group.members[0] = proxy.endpoint();
+    threads.emplace_back(
+        [&cluster, member, group] { EXPECT_TRUE(cluster.engines[member]->Join(group, 30).ok()); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  auto data = MakeInputs(3, 1000000, 1);
+  std::vector<std::shared_ptr<Operation>> operations;
+  for (const int member : {0, 1}) {
+    operations.push_back(cluster.engines[member]->AllReduce({1}, {0}, 1, data[member], {}));
+  }
+  proxy.Cut();
+  for (const auto& operation : operations) {
+    const Status status = operation->Wait().status();
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_THAT(Message(status), HasSubstr("lost region '"));
+  }
+  // The member that begins later learns it at once too.
+  const Status late = cluster.engines[2]->AllReduce({1}, {0}, 1, data[2], {})->Wait().status();
+  EXPECT_TRUE(absl::IsUnavailable(late)) << late;
+  // A new view starts afresh.
+  cluster.JoinAll(2);
+  std::vector<std::vector<float>> ones(3, std::vector<float>(5, 1.0f));
+  for (const auto& operation : cluster.StartAll(1, &ones, {}, 2)) {
+    EXPECT_TRUE(operation->Wait().ok());
+  }
+}
+
+TEST(WanFaults, DifferentSizesCodecsOrChunksFailOnBothSidesAndSayWhatDiffers) {
+  Cluster cluster(2);
+  cluster.engines.push_back(MakeEngine(2, 128 << 10));
+  cluster.endpoints.push_back(cluster.engines.back()->endpoint());
+  cluster.JoinAll();
+  std::vector<std::vector<float>> data(3, std::vector<float>(300000, 1.0f));
+  for (const auto& operation : cluster.StartAll(1, &data)) {
+    const Status status = operation->Wait().status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(Message(status), HasSubstr("elements a chunk"));
+  }
+  Cluster pair(2);
+  pair.JoinAll();
+  for (uint64_t id = 1; id <= 20; ++id) {
+    std::vector<float> seven(70000), eight(80000);
+    AllReduceOptions bf16;
+    bf16.codec = Codec::kBf16;
+    const bool codec = id % 2 == 0;
+    const auto a = pair.engines[0]->AllReduce({1}, {0}, id, seven, {});
+    const auto b = codec ? pair.engines[1]->AllReduce({1}, {0}, id, seven, bf16)
+                         : pair.engines[1]->AllReduce({1}, {0}, id, eight, {});
+    for (const auto& operation : {a, b}) {
+      const Status status = operation->Wait().status();
+      EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+      EXPECT_THAT(Message(status), HasSubstr(codec ? "codec" : "elements"));
+      EXPECT_THAT(Message(status), HasSubstr(codec ? "bf16" : "70000"));
+      EXPECT_THAT(Message(status), HasSubstr(codec ? "fp32" : "80000"));
+    }
+  }
+  ExpectSums(&pair, 100);  // the connections are as good as before
+}
+
+TEST(WanFaults, CancelEndsTheOperationHereAndThenThere) {
+  Cluster cluster(2);
+  cluster.JoinAll();
+  auto data = MakeInputs(2, 3000000, 1);
+  const auto mine = cluster.engines[0]->AllReduce({1}, {0}, 1, data[0], {});
+  mine->Cancel();
+  EXPECT_TRUE(mine->Done());
+  EXPECT_TRUE(absl::IsCancelled(mine->Wait().status()));
+  const auto theirs = cluster.engines[1]->AllReduce({1}, {0}, 1, data[1], {});
+  const Status status = theirs->Wait().status();
+  EXPECT_TRUE(absl::IsAborted(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("region 'johor' cancelled operation 1"));
+  mine->Cancel();  // done: nothing happens
+  // In the middle, with both at it.
+  auto more = MakeInputs(2, 3000000, 2);
+  const auto operations = cluster.StartAll(2, &more);
+  while (operations[1]->elements_done() == 0 && !operations[1]->Done()) std::this_thread::yield();
+  operations[0]->Cancel();
+  EXPECT_TRUE(operations[0]->Done());
+  (void)operations[1]->Wait();
+  ExpectSums(&cluster, 3);
+}
+
+TEST(WanFaults, LeavingCancelsWhatIsUnderWay) {
+  Cluster cluster(2);
+  cluster.JoinAll();
+  std::vector<float> data(1000000);
+  const auto operation = cluster.engines[0]->AllReduce({1}, {0}, 1, data, {});
+  cluster.engines[0]->Leave({1});
+  EXPECT_TRUE(operation->Done());
+  EXPECT_TRUE(absl::IsCancelled(operation->Wait().status()));
+  const Status status = cluster.engines[1]->AllReduce({1}, {0}, 1, data, {})->Wait().status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+}
+
+// What the kernel may buffer for one connection, both ends together.
+int64_t KernelBufferBytes() {
+  int64_t sum = 0;
+  for (const char* path : {"/proc/sys/net/ipv4/tcp_rmem", "/proc/sys/net/ipv4/tcp_wmem"}) {
+    int64_t smallest = 0, usual = 0, largest = 0;
+    std::ifstream(path) >> smallest >> usual >> largest;
+    sum += largest;
+  }
+  return sum;
+}
+
+TEST(WanMemory, AnOperationThatHasNotBegunHereStaysInTheSendersHands) {
+  constexpr size_t kElements = 32 << 20;
+  constexpr int64_t kToSend = kElements / 2 * sizeof(float);
+  const int64_t most = KernelBufferBytes() + (1 << 20);
+  if (most > kToSend * 3 / 4) GTEST_SKIP() << "this kernel buffers " << most << " bytes";
+  Cluster cluster(2, 1);
+  cluster.JoinAll(1, 0);
+  cluster.JoinAll(1, 1);
+  std::vector<float> early(kElements, 1.0f), late(kElements, 2.0f);
+  const auto first = cluster.engines[1]->AllReduce({1}, {0}, 1, early, {});
+  // Meanwhile another lane goes through: there was time enough to send it all.
+  int64_t other_lane = 0;
+  for (uint64_t id = 1; id <= 4; ++id) {
+    std::vector<std::vector<float>> data(2, std::vector<float>(1 << 20, 1.0f));
+    for (const auto& operation : cluster.StartAll(id, &data, {}, 1, 1)) {
+      ASSERT_TRUE(operation->Wait().ok());
+    }
+    other_lane += 4 << 20;
+  }
+  // What has left is what the kernel's buffers took.
+  EXPECT_LT(cluster.engines[1]->bytes_sent() - other_lane, most);
+  EXPECT_FALSE(first->Done());
+  const auto second = cluster.engines[0]->AllReduce({1}, {0}, 1, late, {});
+  ASSERT_TRUE(first->Wait().ok());
+  ASSERT_TRUE(second->Wait().ok());
+  EXPECT_TRUE(SameBits(early, late));
+  EXPECT_EQ(early, std::vector<float>(kElements, 3.0f));
+}
+
+TEST(WanPriority, WhatIsUrgentOvertakesWhatWaitsForTheSameStream) {
+  constexpr size_t kLow = 16 << 20, kHigh = 1 << 20;
+  Cluster cluster(2, 1);
+  Proxy proxy(cluster.endpoints[0]);
+  cluster.endpoints[0] = proxy.endpoint();
+  cluster.JoinAll();
+  std::vector<std::vector<float>> low(2, std::vector<float>(kLow, 1.0f));
+  std::vector<std::vector<float>> high(2, std::vector<float>(kHigh, 1.0f));
+  AllReduceOptions urgent;
+  urgent.priority = 5;
+  std::vector<std::shared_ptr<Operation>> operations;
+  operations.push_back(cluster.engines[0]->AllReduce({1}, {0}, 1, low[0], {}));
+  operations.push_back(cluster.engines[0]->AllReduce({1}, {0}, 2, high[0], urgent));
+  // Answered when both have begun there.
+  ASSERT_FALSE(cluster.engines[0]->AllReduce({1}, {0}, 2, {}, {})->Wait().ok());
+  proxy.HoldDialler(true);
+  operations.push_back(cluster.engines[1]->AllReduce({1}, {0}, 1, low[1], {}));
+  operations.push_back(cluster.engines[1]->AllReduce({1}, {0}, 2, high[1], urgent));
+  // All of the acceptor's contributions to the first are here, and its start of the second with
+  // them, while the dialler's own frames are stuck behind the proxy.
+  while (operations[2]->elements_done() < static_cast<int64_t>(kLow / 2)) {
+    std::this_thread::yield();
+  }
+  proxy.HoldDialler(false);
+  for (const auto& operation : operations) ASSERT_TRUE(operation->Wait().ok());
+  int low_frames = 0, low_before_last_high = 0;
+  for (const FrameHeader& header : proxy.DiallersFrames()) {
+    if (header.type != FrameType::kContribution) continue;
+    if (header.operation == 1) {
+      ++low_frames;
+    } else {
+      low_before_last_high = low_frames;
+    }
+  }
+  EXPECT_EQ(low_frames, static_cast<int>(kLow / 2 * 4 / (64 << 10)));
+  EXPECT_LT(low_before_last_high, low_frames / 2);
+}
+
+}  // namespace
+}  // namespace atl::wan
