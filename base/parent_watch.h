@@ -1,4 +1,5 @@
-// Ends this process when its parent is gone: a worker must not outlive the mpirun that started it, however that ended.
+// Ends this process when its parent is gone: a worker must not outlive the mpirun that started it,
+// however that ended.
 #pragma once
 
 #include <thread>
@@ -9,8 +10,8 @@ namespace atl {
 
 class ParentWatch {
  public:
-  // Looks twice a second. When the parent has changed, logs it and ends the process at once with SIGKILL's exit code, without unwinding: other
-  // threads may be stuck in a collective.
+  // Looks twice a second. When the parent has changed, logs it and ends the process at once with
+  // SIGKILL's exit code, without unwinding: other threads may be stuck in a collective.
   ParentWatch();
   ~ParentWatch();
 

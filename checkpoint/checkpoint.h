@@ -14,9 +14,9 @@
 //   1. the ranks compare what they are about to save and check coverage: every byte of every tensor
 //      has exactly one writer (a missing shard is found now, not at the next resume);
 //   2. rank 0 locks the directory (two writers in one place), clears what dead runs left, checks
-//      the free space and makes the staging directory ".round-000041.TOKEN.partial" with all files at
-//      full size and their headers (a full disk is found before anything is written). TOKEN is new
-//      each time: a worker of a dead run that wakes up late can't write into it;
+//      the free space and makes the staging directory ".round-000041.TOKEN.partial" with all files
+//      at full size and their headers (a full disk is found before anything is written). TOKEN is
+//      new each time: a worker of a dead run that wakes up late can't write into it;
 //   3. every rank writes the slices that it owns and fsyncs them; the written bytes are counted;
 //   4. ranks hash chunks, a share each, from the files;
 //   5. rank 0 writes hashes, fsyncs every file and directory, then the manifest last, and fsyncs;

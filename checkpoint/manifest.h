@@ -10,8 +10,8 @@
 //      included.
 // Hashes: a file's root is the SHA-256 of its chunks' raw SHA-256 hashes, in order; `root` is the
 // SHA-256 of the lines "ROOT SIZE CLASS NAME\n" of all files, by name; `replicated_root` is the
-// same over replicated files only and is equal in all regions. `manifest_sha256` is the SHA-256 of the
-// manifest's text with 64 zeros in this field's place. Pure; any thread.
+// same over replicated files only and is equal in all regions. `manifest_sha256` is the SHA-256 of
+// the manifest's text with 64 zeros in this field's place. Pure; any thread.
 #pragma once
 
 #include <cstdint>

@@ -1,10 +1,10 @@
 // First failure: which worker of which region failed first, why, and what to do, as one block. The
 // evidence is what the workers and mpirun left in this run's attempt directories.
 //
-// Order of causes: a process that died by a signal (mpirun saw it; the dead leave no words) before a
-// worker's own last words with `cause` true, the earliest first, before an mpirun that ended badly
-// without either, before what the orchestrator gave as its reason. Words with `cause` false follow
-// from another's failure: they are counted as victims and never shown as the culprit.
+// Order of causes: a process that died by a signal (mpirun saw it; the dead leave no words) before
+// a worker's own last words with `cause` true, the earliest first, before an mpirun that ended
+// badly without either, before what the orchestrator gave as its reason. Words with `cause` false
+// follow from another's failure: they are counted as victims and never shown as the culprit.
 //
 // Reads files, changes nothing. Thread rule: one thread.
 #pragma once
@@ -57,7 +57,8 @@ std::string FailureText(const Failure& failure, const nlohmann::json& summary,
                         const FailureContext& context);
 nlohmann::json FailureJson(const Failure& failure);
 
-// The kernel's count of processes killed for memory, on this host or in this container; 0 if unknown.
+// The kernel's count of processes killed for memory, on this host or in this container; 0 if
+// unknown.
 int64_t OutOfMemoryKills();
 
 }  // namespace atl

@@ -1,11 +1,11 @@
 // Child processes of `atoll train`, each in a session of its own, and their end.
 //
 // 1. A child is started with fork and exec: setsid (so that Ctrl-C at the terminal reaches `atoll`
-//    alone), default signals, stdin from /dev/null, output appended to a file. An exec that fails is
-//    an error of Spawn.
+//    alone), default signals, stdin from /dev/null, output appended to a file. An exec that fails
+//    is an error of Spawn.
 // 2. PR_SET_PDEATHSIG kills it when the thread that started it is gone, so that it does not outlive
-//    a SIGKILLed `atoll`. Its own children stay in its session; those that matter watch their parent
-//    themselves.
+//    a SIGKILLed `atoll`. Its own children stay in its session; those that matter watch their
+//    parent themselves.
 // 3. This process is the subreaper: what a dead child leaves behind becomes ours and is reaped too.
 // 4. A session is over when its leader has ended and no process of it is left. The leader is reaped
 //    only after the session was looked at, so that its number can't have gone to a stranger.

@@ -1,11 +1,13 @@
-// What `atoll train` shows while a job runs: a line per round, and what happened besides, on stderr.
+// What `atoll train` shows while a job runs: a line per round, and what happened besides, on
+// stderr.
 //
 //   round 12/40  loss 2.41  val 2.39  tok/s 11.2 k  wan 3%  ETA 1m 02s
 //
-// On a terminal the last line is repainted while rounds are quicker than a second; elsewhere there is
-// a line per round, but not more than one in kQuietSeconds. What the job waits for is shown at once on
-// a terminal, in a line that is repainted, and else once it has lasted kQuietSeconds. Lines of former runs, which the
-// orchestrator writes into the files again when it resumes, are not shown. Thread rule: one thread.
+// On a terminal the last line is repainted while rounds are quicker than a second; elsewhere there
+// is a line per round, but not more than one in kQuietSeconds. What the job waits for is shown at
+// once on a terminal, in a line that is repainted, and else once it has lasted kQuietSeconds. Lines
+// of former runs, which the orchestrator writes into the files again when it resumes, are not
+// shown. Thread rule: one thread.
 #pragma once
 
 #include <deque>

@@ -154,6 +154,19 @@ Json ReadJsonObject(const std::string& path) {
   return text.ok() ? ParseObject(*text) : Json();
 }
 
+Json ReadSummary(const std::string& run_dir) {
+  Json summary = ReadJsonObject(run_dir + "/summary.json");
+  if (!summary.is_object()) return summary;
+  for (const std::string& line : LastLines(run_dir + "/rounds.jsonl", 2)) {
+    const auto round = ParseRoundLine(line);
+    if (!round || round->round <= WholeOr(summary, "rounds_committed", 0)) continue;
+    summary["rounds_committed"] = round->round;
+    summary["train_loss_last"] = round->train_loss;
+    if (round->tokens_total > 0) summary["tokens"] = round->tokens_total;
+  }
+  return summary;
+}
+
 std::optional<OrchestratorInfo> ReadOrchestratorInfo(const std::string& run_dir) {
   const Json json = ReadJsonObject(absl::StrCat(run_dir, "/orchestrator.json"));
   OrchestratorInfo info;

@@ -1,8 +1,9 @@
 // Reads a run directory (docs/formats/run-directory.md) while an orchestrator writes it: what
 // `atoll train` shows live and `atoll status` at once.
 //
-// Its files are written by others, perhaps by another version, and may be gone, cut short or replaced
-// at any moment: a line or a member that does not parse counts as absent, and sizes are bounded.
+// Its files are written by others, perhaps by another version, and may be gone, cut short or
+// replaced at any moment: a line or a member that does not parse counts as absent, and sizes are
+// bounded.
 // Thread rule: one thread.
 #pragma once
 
@@ -59,6 +60,9 @@ class LineTail {
 std::vector<std::string> LastLines(const std::string& path, size_t limit);
 // A JSON object from a file of at most 16 MiB; null if it is absent or none.
 nlohmann::json ReadJsonObject(const std::string& path);
+// summary.json, with what rounds.jsonl knows better (it is written at once, the summary once a
+// second); null if there is none.
+nlohmann::json ReadSummary(const std::string& run_dir);
 // A member if it is there and of that type, else the fallback.
 double NumberOr(const nlohmann::json& object, const char* member, double fallback);
 std::string TextOr(const nlohmann::json& object, const char* member, const std::string& fallback);
@@ -74,8 +78,8 @@ std::optional<OrchestratorInfo> ReadOrchestratorInfo(const std::string& run_dir)
 
 // True if a job has left something here that a run may continue or mix with.
 bool HasJobState(const std::string& run_dir);
-// "DIR/REGION/attempt-N" with the smallest N above those that are there, and the newest that is there
-// (empty if none).
+// "DIR/REGION/attempt-N" with the smallest N above those that are there, and the newest that is
+// there (empty if none).
 std::string NextAttemptDirectory(const std::string& run_dir, const std::string& region);
 std::string NewestAttemptDirectory(const std::string& run_dir, const std::string& region);
 

@@ -1,4 +1,5 @@
-// Reads the run directory's files once (cli/run_directory.h) and prints one model of it, as text or as
+// Reads the run directory's files once (cli/run_directory.h) and prints one model of it, as text or
+// as
 // JSON. Asks no process anything, so it also works where the job is long over, or killed.
 //
 // `state` is what summary.json says, but for one case: it says that the job is under way and no
@@ -45,7 +46,7 @@ StatusOr<RunStatus> ReadStatus(const std::string& run_dir) {
     return ErrnoError(errno, absl::StrCat("cannot read ", run_dir));
   RunStatus status;
   status.run_dir = run_dir;
-  status.summary = ReadJsonObject(run_dir + "/summary.json");
+  status.summary = ReadSummary(run_dir);
   status.orchestrator = ReadOrchestratorInfo(run_dir);
   if (!status.summary.is_object() && !status.orchestrator) {
     return UsageError(absl::StrCat(
@@ -70,7 +71,10 @@ StatusOr<RunStatus> ReadStatus(const std::string& run_dir) {
                      "again to go on");
     status.state = "interrupted";
   }
-  if (status.why.empty() && status.event && !IsEnd(status.state)) status.why = status.event->text;
+  // A job that is neither training nor over is waiting for something: the last event says for what.
+  if (status.why.empty() && status.event && status.state != "training" && !IsEnd(status.state)) {
+    status.why = status.event->text;
+  }
   absl::Time updated;
   if (absl::ParseTime(absl::RFC3339_full, TextOr(status.summary, "updated", ""), &updated,
                       nullptr)) {

@@ -78,7 +78,7 @@ std::string SummaryText(const nlohmann::json& summary, const std::string& run_di
     absl::StrAppend(&text, " train loss       ",
                     LossText(number("train_loss_first"), number("train_loss_last")), "\n");
   }
-  if (summary.contains("validation_loss") && summary["validation_loss"].is_number()) {
+  if (number("validation_round") > 0) {
     absl::StrAppend(
         &text, " validation loss  ",
         LossText(NumberOr(summary, "validation_loss_first", 0), number("validation_loss")), "\n");
@@ -116,7 +116,7 @@ StatusOr<ExitCode> Train(const ParsedFlags& flags, Output& output) {
     TrainRun run(setup, &output);
     ASSIGN_OR_RETURN(result, run.Run());
   }
-  nlohmann::json summary = ReadJsonObject(setup.run_dir + "/summary.json");
+  nlohmann::json summary = ReadSummary(setup.run_dir);
   if (!summary.is_object()) summary = nlohmann::json::object();
   if (result.failure) {
     FailureContext context;
@@ -129,7 +129,10 @@ StatusOr<ExitCode> Train(const ParsedFlags& flags, Output& output) {
     summary["failure"] = FailureJson(*result.failure);
     summary["state"] = "failed";
   } else {
-    if (!result.message.empty()) output.Talk(result.message + "\n");
+    if (!result.message.empty()) {  // the orchestrator had no time to say so
+      output.Talk(result.message + "\n");
+      summary["state"] = "interrupted";
+    }
     output.Print(SummaryText(summary, setup.run_dir, job_file));
   }
   summary["run_dir"] = setup.run_dir;

@@ -26,6 +26,7 @@ namespace fs = std::filesystem;
 constexpr double kStepSeconds = 0.2;
 constexpr double kStartSeconds = 60;  // for the orchestrator to listen
 constexpr double kFaultSeconds = 20;  // for the orchestrator to see that a region is gone
+constexpr double kLastWordSeconds = 5;
 constexpr double kLeaveSeconds = 20;  // for regions to end after the job, and the job after them
 constexpr double kKillSeconds = 3;    // between SIGTERM and SIGKILL; mpirun needs 1.9 of it
 constexpr char kTemporaryPrefix[] = "atoll-run-";
@@ -250,7 +251,9 @@ bool TrainRun::Step() {
   progress_.Update(Now());
   if (killed_ || orchestrator_->end()) return true;
   NoteRegionEnds();
-  const bool failed_long_ago = region_failed_at_ > 0 && Now() - region_failed_at_ > kFaultSeconds;
+  // Nobody is left who could tell the orchestrator more: it need not be given so long.
+  const double fault_seconds = all_left_at_ > 0 ? kLastWordSeconds : kFaultSeconds;
+  const bool failed_long_ago = region_failed_at_ > 0 && Now() - region_failed_at_ > fault_seconds;
   const bool left_long_ago = all_left_at_ > 0 && Now() - all_left_at_ > kLeaveSeconds;
   return failed_long_ago || left_long_ago;
 }
@@ -263,6 +266,19 @@ void TrainRun::AwaitRegions(double seconds) {
     if (processes_.AllOver()) return;
     if (const auto signal = signals_.Wait(0.05)) OnSignal(*signal);
   }
+}
+
+// The dead leave no words: what the region last told the orchestrator.
+std::string TrainRun::LastDoing(const std::string& region) const {
+  const nlohmann::json summary = ReadSummary(setup_.run_dir);
+  const auto regions = summary.find("regions");
+  if (region.empty() || regions == summary.end() || !regions->is_array()) return "";
+  for (const nlohmann::json& entry : *regions) {
+    if (!entry.is_object() || TextOr(entry, "name", "") != region) continue;
+    const std::string doing = TextOr(entry, "doing", "");
+    return doing.empty() ? "" : absl::StrCat(doing, ", as it last said");
+  }
+  return "";
 }
 
 TrainResult TrainRun::Conclude() {
@@ -298,7 +314,7 @@ TrainResult TrainRun::Conclude() {
   }
   if (!result.failure) {
     Failure failure;
-    const nlohmann::json summary = ReadJsonObject(setup_.run_dir + "/summary.json");
+    const nlohmann::json summary = ReadSummary(setup_.run_dir);
     failure.what = TextOr(summary, "reason", "");
     if (failure.what.empty()) failure.what = "the job ended without a reason";
     failure.exit_code = code;
@@ -306,6 +322,7 @@ TrainResult TrainRun::Conclude() {
     failure.log_lines = LastLines(orchestrator_log_, 5);
     result.failure = failure;
   }
+  if (result.failure->doing.empty()) result.failure->doing = LastDoing(result.failure->region);
   // The job's code is the orchestrator's, unless it did not know of the failure.
   result.exit_code = decided && code != 0 && code != 75 ? code : result.failure->exit_code;
   return result;

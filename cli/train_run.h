@@ -3,12 +3,13 @@
 //
 //   1. atoll-orchestrator on a free port of 127.0.0.1; its address is in orchestrator.json.
 //   2. a region: mpirun with its workers, in a session and temporary directory of its own.
-//   3. Until the orchestrator ends: show progress, take note of ends. The orchestrator decides how a
-//      job ends; its exit code is the job's.
-//      - first SIGINT, SIGTERM or SIGUSR1: SIGTERM to the orchestrator, which lets the regions finish
-//        their round, commit and leave. A SIGINT after that: everything is killed, 130.
+//   3. Until the orchestrator ends: show progress, take note of ends. The orchestrator decides how
+//      a job ends; its exit code is the job's.
+//      - first SIGINT, SIGTERM or SIGUSR1: SIGTERM to the orchestrator, which lets the regions
+//        finish their round, commit and leave. A SIGINT after that: everything is killed, 130.
 //      - a region ends badly: the orchestrator hears it from the region or from its silence; if it
-//        has not ended the job kFaultSeconds later, it is stopped. The job failed, whatever it says.
+//        has not ended the job kFaultSeconds later, it is stopped. The job failed, whatever it
+//        says.
 //      - the orchestrator dies: the regions are stopped, the job failed.
 //   4. Regions that do not leave by themselves are stopped (SIGTERM, SIGKILL). Nothing is left.
 //
@@ -59,6 +60,7 @@ class TrainRun {
   void NoteRegionEnds();
   void AwaitRegions(double seconds);
   TrainResult Conclude();
+  std::string LastDoing(const std::string& region) const;
   Status OrchestratorError() const;
 
   const TrainSetup& setup_;

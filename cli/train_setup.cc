@@ -129,7 +129,7 @@ Status TakeOverState(TrainSetup* setup, Output* output) {
                                    "); choose another --run_dir, or begin anew in this one with "
                                    "--resume=never, which keeps the former files aside"));
   }
-  const nlohmann::json summary = ReadJsonObject(run_dir + "/summary.json");
+  const nlohmann::json summary = ReadSummary(run_dir);
   const auto committed = static_cast<int64_t>(NumberOr(summary, "rounds_committed", 0));
   if (job.resume() == "auto" && TextOr(summary, "state", "") == "done" &&
       committed >= job.train().rounds()) {

@@ -1,12 +1,12 @@
-// What `atoll train` does before it starts anything: everything that can be found wrong now is, with
-// a message that says what to do, so that a user never waits for a job that can't run.
+// What `atoll train` does before it starts anything: everything that can be found wrong now is,
+// with a message that says what to do, so that a user never waits for a job that can't run.
 //
-//   1. load the job, its regions and overrides; check it and the files it names        exit code 2
-//   2. find the programs: atoll-orchestrator and atoll-worker beside this one, mpirun on the PATH   4
-//   3. take the run directory: locked by a running job is an error (4). With state of another job in
-//      it: refused (2). With --resume=never: the former files are moved to DIR/former-N, so that two
-//      histories never mix. A job that is already done is not started again.
-//   4. compare the free disk space with what checkpoints will take                                  4
+//   1. load the job, its regions and overrides; check it and the files it names (exit code 2)
+//   2. find the programs: atoll-orchestrator and atoll-worker beside this one, mpirun on PATH (4)
+//   3. take the run directory: locked by a running job is an error (4). With state of another job
+//      in it: refused (2). With --resume=never: the former files are moved to DIR/former-N, so that
+//      two histories never mix. A job that is already done is not started again.
+//   4. compare the free disk space with what checkpoints will take (4)
 //   5. write DIR/job.yaml: the job as it runs
 //
 // Thread rule: one thread.

@@ -7,9 +7,9 @@
 // each, with fewer workers several, with more some workers have none. What a worker owns is at once
 // its ZeRO-1 optimizer shard and what it carries over the sea.
 //
-// Invariants: every boundary is a multiple of kDigestBlock; the slices of a segment are adjacent and
-// ascending by lane; lane sizes differ by one block at most. A lane buffer is the concatenation of
-// the lane's slices.
+// Invariants: every boundary is a multiple of kDigestBlock; the slices of a segment are adjacent
+// and ascending by lane; lane sizes differ by one block at most. A lane buffer is the concatenation
+// of the lane's slices.
 #pragma once
 
 #include <vector>

@@ -1,7 +1,7 @@
 // Runs collectives one after another on a thread of its own, so that they happen behind the
 // computation that feeds them. All ranks submit the same operations in the same order. After a
-// failure the rest are refused with the same error, until Drain has told it. Thread rule: any thread
-// may submit; operations run on the queue's own thread.
+// failure the rest are refused with the same error, until Drain has told it. Thread rule: any
+// thread may submit; operations run on the queue's own thread.
 #pragma once
 
 #include <deque>
@@ -10,7 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "base/status.h"
-#include "collectives/mutex.h"
+#include "base/mutex.h"
 
 namespace atl {
 

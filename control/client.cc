@@ -1,8 +1,8 @@
 // 1. A DEALER with the lease's key connects; ZeroMQ dials again by itself, 100 ms to 2 s apart. A
 //    monitor on the socket tells how the handshake went, and so what `state` is.
 // 2. Messages wait in an own bounded queue and are handed to ZeroMQ only while an authenticated
-//    connection stands, so little that is old piles up below. (ZMQ_IMMEDIATE would say the same, but
-//    then a message that came just before its sender went is lost, and JobEnded is one.)
+//    connection stands, so little that is old piles up below. (ZMQ_IMMEDIATE would say the same,
+//    but then a message that came just before its sender went is lost, and JobEnded is one.)
 // 3. ZeroMQ gives up for ever after a peer refused the key. The peer may learn the key later (a
 //    lease renewed, an orchestrator restarted), so the socket is then made anew every 2 s.
 // 4. ZeroMQ does not say why a connection could not be made. While nobody is there a plain TCP
@@ -110,7 +110,8 @@ Status ZmqControlClient::Dial() {
 }
 
 void ZmqControlClient::Redial(double now) {
-  // What ZeroMQ held unsent of a former connection is lost: reports are repeated until acknowledged.
+  // What ZeroMQ held unsent of a former connection is lost: reports are repeated until
+  // acknowledged.
   dealer_.Close();
   monitor_.Close();
   const Status dialed = Dial();

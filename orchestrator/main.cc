@@ -1,5 +1,5 @@
-// atoll-orchestrator: one job, one process. Reads the job, takes its run directory, listens, and runs
-// until the job ends; exits with the job's code.
+// atoll-orchestrator: one job, one process. Reads the job, takes its run directory, listens, and
+// runs until the job ends; exits with the job's code.
 //
 // Signals: SIGTERM, SIGUSR1, SIGINT end the job in good order (regions finish their round, commit a
 // checkpoint, leave: exit code 75); a second SIGINT ends the process at once (130).

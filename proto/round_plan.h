@@ -1,5 +1,5 @@
-// Which samples a region trains on in a round: pure arithmetic on the view, so that the orchestrator
-// and every region know it without asking one another (P3).
+// Which samples a region trains on in a round: pure arithmetic on the view, so that the
+// orchestrator and every region know it without asking one another (P3).
 //
 // A round takes global_batch * H samples, H = train.inner_steps (1 with sync.method every_step).
 // Round r of a view covers the job's samples

@@ -202,7 +202,7 @@ class TreeBuilder : public YAML::EventHandler {
       container.key = std::move(node);
       container.has_key = true;
     } else {
-      container.node.entries.emplace_back(std::move(container.key), std::move(node));
+      container.node.entries.push_back({std::move(container.key), std::move(node)});
       container.has_key = false;
     }
   }

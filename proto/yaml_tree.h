@@ -22,14 +22,21 @@ struct YamlMark {
   int column = 1;
 };
 
+struct YamlEntry;
+
 struct YamlNode {
   enum class Kind { kNull, kScalar, kList, kMap };
   Kind kind = Kind::kNull;
   YamlMark mark;
-  std::string text;                                    // kScalar
-  bool quoted = false;                                 // kScalar: written "x", 'x' or as a block
-  std::vector<std::pair<YamlNode, YamlNode>> entries;  // kMap: keys (kScalar) and values, in order
-  std::vector<YamlNode> items;                         // kList
+  std::string text;                // kScalar
+  bool quoted = false;             // kScalar: written "x", 'x' or as a block
+  std::vector<YamlEntry> entries;  // kMap: in order
+  std::vector<YamlNode> items;     // kList
+};
+
+struct YamlEntry {
+  YamlNode key;  // kScalar
+  YamlNode value;
 };
 
 // `name` stands for the file in messages: "NAME:LINE:COLUMN: what". Errors have exit code 2. An

@@ -1,8 +1,11 @@
-// atoll-worker: one process of a region, started by mpirun, srun or a pod. Rank 0 leads: it alone talks to the orchestrator and tells the others what to do.
+// atoll-worker: one process of a region, started by mpirun, srun or a pod. Rank 0 leads: it alone
+// talks to the orchestrator and tells the others what to do.
 //
 //   1. flags, logging, MPI;
-//   2. rank 0: lease, control connection, Leader (event loop and command thread); the others: FollowLeader;
-//   3. all end with the same exit code. A rank that fails where the others can't know ends the region by force.
+//   2. rank 0: lease, control connection, Leader (event loop and command thread); the others:
+//      FollowLeader;
+//   3. all end with the same exit code. A rank that fails where the others can't know ends the
+//      region by force.
 #include <signal.h>
 #include <unistd.h>
 
@@ -186,8 +189,8 @@ AgentExit Lead(const ParsedFlags& flags, RegionWorker& worker, Communicator& con
   if (*region_ended) {
     delete leader;
   } else {
-    (void)client
-        ->release();  // the command thread is stuck and may still use them; the process is about to end
+    // The command thread is stuck and may still use them; the process is about to end.
+    (void)client->release();
   }
   return exit;
 }

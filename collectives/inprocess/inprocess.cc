@@ -16,7 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
-#include "collectives/mutex.h"
+#include "base/mutex.h"
 #include "collectives/range_rules.h"
 
 namespace atl {

@@ -45,7 +45,8 @@ static_assert(sizeof(BroadcastHeader) == 2048);
 constexpr int kTag = 1;
 // Up to here an all-reduce is one exchange of everything instead of a reduce-scatter and a gather.
 constexpr int64_t kSmallCount = 512;
-// Elements that go to a peer at a time: 512 KiB, enough for full bandwidth, little enough for caches.
+// Elements that go to a peer at a time: 512 KiB, enough for full bandwidth, little enough for
+// caches.
 constexpr int64_t kPiece = int64_t{1} << 17;
 
 class MpiCommunicator : public Communicator {

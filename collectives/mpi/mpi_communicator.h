@@ -1,5 +1,5 @@
-// A region of processes over MPI, vectors in host memory. Sums are made in rank order, as in-process:
-// the same inputs give the same bits under any MPI and any settings of it.
+// A region of processes over MPI, vectors in host memory. Sums are made in rank order, as
+// in-process: the same inputs give the same bits under any MPI and any settings of it.
 #pragma once
 
 #include <cstdint>

@@ -3,8 +3,8 @@
 // How to end: Open MPI has no fault tolerance, and MPI_Finalize waits for all ranks. So a rank that
 // goes while others wait in a collective must say so, or they hang:
 // 1. Everything went well on all ranks: destroy the communicators, then the environment.
-// 2. Anything else (an error Status that the other ranks do not have): Abort(exit code). mpirun then
-//    ends the other ranks and exits with that code.
+// 2. Anything else (an error Status that the other ranks do not have): Abort(exit code). mpirun
+//    then ends the other ranks and exits with that code.
 // A process that dies, or ends without either, is noticed by mpirun, which ends the others.
 //
 // How to launch: one core may carry several ranks, and several regions may share a host.
@@ -30,7 +30,8 @@ class MpiEnvironment {
   // Initialises MPI for use by several threads, one at a time at least. Call once a process, before
   // threads start; after the end of one environment there is no second.
   static StatusOr<std::unique_ptr<MpiEnvironment>> Create();
-  // MPI_Finalize, in which all ranks wait for all; after a collective that failed, Abort(1) instead.
+  // MPI_Finalize, in which all ranks wait for all; after a collective that failed, Abort(1)
+  // instead.
   ~MpiEnvironment();
   MpiEnvironment(const MpiEnvironment&) = delete;
   MpiEnvironment& operator=(const MpiEnvironment&) = delete;

@@ -3,8 +3,8 @@
 //
 // 1. A connection that was accepted is pending until it has proven a view's key: at most
 //    kMaxPending of them, each with the bytes of a greeting, for kHandshakeSeconds; the oldest goes
-//    when there are too many. One that calls for a (view, lane) that has not joined here yet is held
-//    unanswered within the same bounds, so that members may join in any order; a dialler whose
+//    when there are too many. One that calls for a (view, lane) that has not joined here yet is
+//    held unanswered within the same bounds, so that members may join in any order; a dialler whose
 //    connection was dropped dials again until its deadline.
 // 2. After each batch of events the groups settle: they read on where a link waited, send what has
 //    become possible, and deal with links that broke.
@@ -84,7 +84,7 @@ class EngineImpl : public Engine, public Link::Owner {
   Status GiveUpJoining(const GroupName& name, double waited_seconds);
   void StartLink(const GroupName& name, const JoinProgress::Dial& dial, StatusOr<Fd> fd);
   Status Admit(Link* link, GroupState* group);
-  void RemoveGroup(const GroupName& name);
+  void RemoveGroup(GroupName name);
   void CloseGently(Link* link);
   void Drop(Link* link, const Status& status);
   void Settle();
@@ -250,7 +250,8 @@ Status EngineImpl::GiveUpJoining(const GroupName& name, double waited_seconds) {
   return group->Missing(waited_seconds);
 }
 
-void EngineImpl::RemoveGroup(const GroupName& name) {
+// By value: a caller may well name it by the key that is erased here.
+void EngineImpl::RemoveGroup(GroupName name) {
   const auto at = groups_.find(name);
   if (at == groups_.end()) return;
   const Entry entry = std::move(at->second);

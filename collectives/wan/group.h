@@ -3,9 +3,9 @@
 //
 // - Which operation's frame goes next on a link: the highest priority, among equals the lowest id.
 // - A frame for an operation that has not begun here makes its link wait (memory stays bounded by
-//   the kernel's buffers). So that this cannot block what began earlier, numbers for an operation go
-//   to a member that has not announced it only while it is the oldest one under way here: then all
-//   that the member awaits from us for earlier ones is already on its way, ahead of it.
+//   the kernel's buffers). So that this cannot block what began earlier, numbers for an operation
+//   go to a member that has not announced it only while it is the oldest one under way here: then
+//   all that the member awaits from us for earlier ones is already on its way, ahead of it.
 // - A link that breaks breaks the group: operations fail with the member's name, the other members
 //   are told (Abort for each operation, then Bye), later operations fail at once.
 // - A member that says Bye on all its streams has left: what needs nothing more from it goes on to

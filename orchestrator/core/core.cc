@@ -54,6 +54,7 @@ Actions Core::OnMessage(const std::string& region, const pb::LeaderMessage& mess
   RegionEntry& entry = found->second;
   if (!message.attempt().empty() && message.attempt() != entry.attempt()) return EndStep();
   entry.Heard(now);
+  Revive(entry);
   // A fault is heard at once, even where a report before it got lost: the sender may be gone before
   // it can repeat anything. Handling it again in its turn changes nothing.
   if (message.has_fault()) Dispatch(entry, message);

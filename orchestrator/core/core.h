@@ -1,6 +1,6 @@
-// The orchestrator's protocol as a pure state machine: an event and the time go in, messages, records
-// and a wake-up time come out. No sockets, threads, clocks or files; the daemon (server/) and tests
-// drive it.
+// The orchestrator's protocol as a pure state machine: an event and the time go in, messages,
+// records and a wake-up time come out. No sockets, threads, clocks or files; the daemon (server/)
+// and tests drive it.
 //
 // The life of a job (docs/protocols/orchestrator.md has the states and their successors):
 //   1. Start. Regions say Hello and get Welcome with the job, load it and say Ready.      join.cc
@@ -13,10 +13,10 @@
 //   4. After the last round, or a stop, the regions leave and the job ends. A fault, silence or a
 //      differing digest ends it too, naming the cause.                                  failure.cc
 //
-// What the driver owes: it calls one method at a time, with times that never go back; it persists the
-// records of a step, in order and in one transaction, before it sends the messages of that step; it
-// calls OnTick at `wake_at` at the latest. Times are seconds since the Unix epoch on a clock that
-// never goes back (anchored to calendar time once, at the start of the process).
+// What the driver owes: it calls one method at a time, with times that never go back; it persists
+// the records of a step, in order and in one transaction, before it sends the messages of that
+// step; it calls OnTick at `wake_at` at the latest. Times are seconds since the Unix epoch on a
+// clock that never goes back (anchored to calendar time once, at the start of the process).
 //
 // Invariants: rounds commit in order, each once; samples before the ledger's cursor are committed
 // exactly once (P3); all members reported a committed round with one digest (P1); a report is
@@ -110,6 +110,8 @@ class Core {
   std::optional<std::pair<std::string, int>> WhyRefuse(const std::string& region,
                                                        const pb::Hello& hello) const;
   void Greet(const RegionEntry& entry);
+  // A region that was thought gone before the first view is heard again, in the same attempt.
+  void Revive(RegionEntry& entry);
   void OnReady(RegionEntry& entry, const pb::Ready& ready);
   void OnCheckpointFailure(RegionEntry& entry, const pb::Ready& ready);
   bool AllReady() const;

@@ -73,9 +73,10 @@ void Core::OnHello(const std::string& region, const pb::Hello& hello) {
     return Send(region, std::move(message));
   }
   RegionEntry& entry = regions_.at(region);
-  if (entry.attempt() == hello.attempt() && entry.IsLive()) {
+  if (entry.attempt() == hello.attempt() && !entry.left) {
     // It lost its connection, or our answer.
     entry.Heard(now_);
+    Revive(entry);
     Greet(entry);
     if (entry.state() == RegionState::kTraining) {
       Send(region, ViewFor(entry));
@@ -102,6 +103,15 @@ void Core::OnHello(const std::string& region, const pb::Hello& hello) {
          {"pid", hello.pid()},
          {"version", hello.version()}});
   Greet(entry);
+}
+
+void Core::Revive(RegionEntry& entry) {
+  if (state_ != JobState::kWaiting || entry.state() != RegionState::kAbsent || entry.left) return;
+  entry.Enter(RegionState::kJoining, "loads the job", now_);
+  RecordRegion(entry);
+  Event("region_hello", entry.name(), -1,
+        absl::StrCat("region ", entry.name(), " is heard of again"));
+  if (entry.ready) OnReady(entry, pb::Ready(*entry.ready));
 }
 
 void Core::Greet(const RegionEntry& entry) {

@@ -1,7 +1,7 @@
-// What the core decides, as typed records. The store persists the records of a step in order, in one
-// transaction, before the messages of that step go out (write-ahead, P5); summary.json, rounds.jsonl,
-// events.jsonl, status and audit are readers of this one stream. A record carries the whole row that
-// it stands for, so that applying one twice changes nothing.
+// What the core decides, as typed records. The store persists the records of a step in order, in
+// one transaction, before the messages of that step go out (write-ahead, P5); summary.json,
+// rounds.jsonl, events.jsonl, status and audit are readers of this one stream. A record carries the
+// whole row that it stands for, so that applying one twice changes nothing.
 //
 // Times are seconds since the Unix epoch, on the core's clock (core.h).
 #pragma once

@@ -1,6 +1,6 @@
 // SQLite behind values and statuses: the one place that knows its C interface. Errors name the
-// database's path; a full disk and a file that may not be written have exit code 4, a file that is no
-// database or a damaged one exit code 2. One thread.
+// database's path; a full disk and a file that may not be written have exit code 4, a file that is
+// no database or a damaged one exit code 2. One thread.
 #pragma once
 
 #include <cstdint>

@@ -10,7 +10,8 @@
 
 namespace atl {
 
-// One object, keys in the order given. Numbers that JSON lacks (not a number, infinite) become null.
+// One object, keys in the order given. Numbers that JSON lacks (not a number, infinite) become
+// null.
 std::string DetailsToJson(const std::vector<std::pair<std::string, Detail>>& details);
 // What DetailsToJson wrote; anything else gives none.
 std::vector<std::pair<std::string, Detail>> DetailsFromJson(const std::string& json);

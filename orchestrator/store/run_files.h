@@ -5,8 +5,8 @@
 //    renamed), so that a crash between a transaction and its lines, and rounds that are trained
 //    again, leave no trace.
 // 2. After each transaction its rounds and events are appended.
-// 3. summary.json is replaced as a whole when something has changed, at most once a second, and when
-//    the job starts or ends.
+// 3. summary.json is replaced as a whole when something has changed, at most once a second, and
+//    when the job starts or ends.
 // Errors: a full disk has exit code 4. One thread.
 #pragma once
 

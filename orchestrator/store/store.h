@@ -1,5 +1,5 @@
-// What the orchestrator remembers, in SQLite: the core's records, applied in order, all of a step or
-// none of them. Tables: jobs, regions, views, rounds, samples, evaluations, checkpoints, events.
+// What the orchestrator remembers, in SQLite: the core's records, applied in order, all of a step
+// or none of them. Tables: jobs, regions, views, rounds, samples, evaluations, checkpoints, events.
 //
 // Superseded rows stay, marked; the readers below leave them out. The file holds keys of views and
 // has mode 0600. One thread.
@@ -32,7 +32,8 @@ class Store {
     double loss = 0;
   };
 
-  // Opens or creates. Errors: no database, damaged, another program's or of a newer atoll (exit code
+  // Opens or creates. Errors: no database, damaged, another program's or of a newer atoll (exit
+  // code
   // 2); disk full or not writable (4).
   static StatusOr<std::unique_ptr<Store>> Open(const std::string& path);
   ~Store();

@@ -1,3 +1,4 @@
+// Phases of a process sum to its wall time.
 #include "base/clock.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// A digest does not depend on how a vector is cut, and feels every change.
 #include "base/digest.h"
 
 #include <gtest/gtest.h>

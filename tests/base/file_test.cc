@@ -1,3 +1,4 @@
+// Atomic writes, limits, locks and the errors of files.
 #include "base/file.h"
 
 #include <fcntl.h>

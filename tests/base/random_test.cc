@@ -1,3 +1,4 @@
+// Counter-based numbers: golden values and moments.
 #include "base/random.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Addresses, listening, connecting, and their errors.
 #include "base/socket.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Errors keep context and exit codes.
 #include "base/status.h"
 
 #include <gmock/gmock.h>

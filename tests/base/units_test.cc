@@ -1,3 +1,4 @@
+// Quantities as users write them, and back.
 #include "base/units.h"
 
 #include <gmock/gmock.h>

@@ -1,4 +1,4 @@
-// Damaged, incomplete and alien checkpoints: found and named, with exit code 2; List passes them over.
+// Damaged, incomplete and alien checkpoints: found, named, with exit code 2; List passes over them.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -43,7 +43,8 @@ class TrainFiles : public testing::Test {
 };
 
 constexpr char kRound[] =
-    R"({"round":12,"train_loss":2.4112,"tokens":22400,"digest":"00","seconds":2.0,"wan_seconds":0.06,)"
+    R"({"round":12,"train_loss":2.4112,"tokens":22400,"digest":"00","seconds":2.0,)"
+    R"("wan_seconds":0.06,)"
     R"("time":"2026-05-04T12:00:02.000Z","tokens_total":268800})";
 
 std::string RoundJson(int round, const std::string& time) {

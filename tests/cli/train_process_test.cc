@@ -1,4 +1,5 @@
-// Child processes with shell scripts as children: their ends, their families, and nothing left over.
+// Child processes with shell scripts as children: their ends, their families, and nothing left
+// over.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>

@@ -1,3 +1,4 @@
+// Waiting without burning a core.
 #include "collectives/backoff.h"
 
 #include <gtest/gtest.h>

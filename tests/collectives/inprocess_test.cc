@@ -1,3 +1,4 @@
+// The battery on threads, and ranks that end early.
 #include "collectives/inprocess/inprocess.h"
 
 #include <gmock/gmock.h>

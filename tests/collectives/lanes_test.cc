@@ -1,3 +1,4 @@
+// Slices cover the vector exactly once, whatever the numbers.
 #include "collectives/lanes.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Collectives behind computations: order, errors, ends.
 #include "collectives/queue.h"
 
 #include <gtest/gtest.h>

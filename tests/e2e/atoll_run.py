@@ -1,4 +1,5 @@
-"""Runs the real programs for the end-to-end tests: whole jobs in directories of their own, with every process accounted for."""
+"""Runs the real programs for the end-to-end tests: whole jobs in directories of their own, with
+every process accounted for."""
 
 import json
 import os
@@ -60,21 +61,23 @@ def wait_until(condition, what, seconds=LIMIT):
 
 
 class JobTest(unittest.TestCase):
-    """A directory with a token file and a job; removed afterwards, together with whatever still runs in it."""
+    """A directory with a token file and a job; removed afterwards, with what still runs in it."""
 
     @classmethod
     def setUpClass(cls):
         cls.base = tempfile.mkdtemp(prefix="atoll-e2e-")
         os.chmod(cls.base, 0o755)
         text = os.path.join(cls.base, "text.txt")
-        words = "the sea is wide and an atoll is a ring of islands where small boats carry great news".split()
+        words = ("the sea is wide and an atoll is a ring of islands where small boats "
+                 "carry great news").split()
         choose = random.Random(5)
         with open(text, "w") as file:
             for _ in range(20000):
                 file.write(choose.choice(words) + (".\n" if choose.random() < 0.1 else " "))
         cls.text = text
-        done = subprocess.run([ATOLL, "data", "tokenize", "--input", text, "--tokenizer", "bytes", "--output",
-                               os.path.join(cls.base, "tokens.bin")], capture_output=True, text=True, timeout=LIMIT)
+        done = subprocess.run([ATOLL, "data", "tokenize", "--input", text, "--tokenizer", "bytes",
+                               "--output", os.path.join(cls.base, "tokens.bin")],
+                              capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == 0, done.stderr
         cls.job = os.path.join(cls.base, "job.yaml")
         with open(cls.job, "w") as file:
@@ -102,9 +105,11 @@ class JobTest(unittest.TestCase):
                 f"--run_dir={run_dir}", *more]
 
     def train(self, run_dir, *more, expect=0, **how):
-        done = subprocess.run(self.command(run_dir, *more, **how), capture_output=True, text=True, timeout=LIMIT,
+        done = subprocess.run(self.command(run_dir, *more, **how), capture_output=True, text=True,
+                              timeout=LIMIT,
                               stdin=subprocess.DEVNULL)
-        self.assertEqual(done.returncode, expect, f"{done.args}\n{done.stdout}\n{done.stderr}\n{self.logs(run_dir)}")
+        self.assertEqual(done.returncode, expect,
+                         f"{done.args}\n{done.stdout}\n{done.stderr}\n{self.logs(run_dir)}")
         self.assert_nothing_left(run_dir)
         return done
 
@@ -135,7 +140,8 @@ class JobTest(unittest.TestCase):
     def rounds(self, run_dir):
         try:
             with open(os.path.join(run_dir, "rounds.jsonl")) as file:
-                return [json.loads(line) for line in file.read().splitlines(keepends=True) if line.endswith("\n")]
+                return [json.loads(line)
+                        for line in file.read().splitlines(keepends=True) if line.endswith("\n")]
         except FileNotFoundError:
             return []
 

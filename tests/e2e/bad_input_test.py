@@ -1,7 +1,9 @@
-"""What users get wrong: each ends with the right exit code and a message that says what, where and what to do."""
+"""What users get wrong: each ends with the right exit code and a message that says what, where and
+what to do."""
 
+import json
 import os
-import shutil
+import pathlib
 import socket
 import subprocess
 import unittest
@@ -15,7 +17,8 @@ class BadInput(JobTest):
             self.assertIn(word, done.stdout + done.stderr)
 
     def run_program(self, *command, expect, environment=None):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL,
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT,
+                              stdin=subprocess.DEVNULL,
                               env=dict(os.environ, **(environment or {})))
         self.assertEqual(done.returncode, expect, f"{command}\n{done.stdout}\n{done.stderr}")
         return done
@@ -30,7 +33,8 @@ class BadInput(JobTest):
         self.assert_says(done, "did you mean")
 
     def test_a_missing_token_file(self):
-        done = self.train(self.new_dir("run"), "--set", "data.tokens=" + self.base + "/none.bin", expect=2)
+        done = self.train(self.new_dir("run"), "--set", "data.tokens=" + self.base + "/none.bin",
+                          expect=2)
         self.assert_says(done, "none.bin", "atoll data tokenize")
 
     def test_a_job_file_that_is_not_there(self):
@@ -68,7 +72,8 @@ class BadInput(JobTest):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             run_dir = self.new_dir("run")
-            done = self.run_program(ORCHESTRATOR, f"--job={self.job}", f"--listen=tcp://127.0.0.1:{port}",
+            done = self.run_program(ORCHESTRATOR, f"--job={self.job}",
+                                    f"--listen=tcp://127.0.0.1:{port}",
                                     f"--run_dir={run_dir}", f"--keys={run_dir}/keys", expect=4)
             self.assert_says(done, str(port), "in use")
 
@@ -85,15 +90,16 @@ class BadInput(JobTest):
 
     def make_keys(self, run_dir):
         """An orchestrator makes keys and leases when it starts."""
-        orchestrator = subprocess.Popen([ORCHESTRATOR, f"--job={self.job}", "--listen=tcp://127.0.0.1:0",
+        orchestrator = subprocess.Popen([ORCHESTRATOR, f"--job={self.job}",
+                                         "--listen=tcp://127.0.0.1:0",
                                          f"--run_dir={run_dir}", f"--keys={run_dir}/keys"],
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         note = os.path.join(run_dir, "orchestrator.json")
         try:
             wait_until(lambda: os.path.exists(note), "the orchestrator listens")
-            wait_until(lambda: os.path.exists(f"{run_dir}/keys/johor.lease"), "the leases are written")
+            wait_until(lambda: os.path.exists(f"{run_dir}/keys/johor.lease"),
+                       "the leases are written")
             with open(note) as file:
-                import json
                 self.address = json.load(file)["address"]
         except BaseException:
             orchestrator.kill()
@@ -113,7 +119,8 @@ class BadInput(JobTest):
     def test_a_worker_without_a_lease(self):
         run_dir = self.new_dir("run")
         done = self.run_program(WORKER, "--orchestrator=tcp://127.0.0.1:1", "--region=johor",
-                                f"--run_dir={run_dir}", environment={"ATOLL_KEYS": self.base + "/nokeys"}, expect=2)
+                                f"--run_dir={run_dir}",
+                                environment={"ATOLL_KEYS": self.base + "/nokeys"}, expect=2)
         self.assert_says(done, "johor.lease")
 
     @unittest.skipUnless(os.geteuid() == 0, "only root can make a small disk")
@@ -136,7 +143,8 @@ class BadInput(JobTest):
             run_dir = os.path.join(disk, "run")
             process = self.start_outside(run_dir, os.path.join(self.base, "full.out"))
             self.wait_for_rounds(run_dir, 2)
-            wait_until(lambda: os.path.isdir(run_dir + "/johor/checkpoints/round-000002"), "a checkpoint")
+            wait_until(lambda: os.path.isdir(run_dir + "/johor/checkpoints/round-000002"),
+                       "a checkpoint")
             with open(os.path.join(disk, "filler"), "wb") as file:
                 try:
                     while True:
@@ -144,17 +152,19 @@ class BadInput(JobTest):
                         file.flush()
                 except OSError:
                     pass
-            self.assertEqual(process.wait(timeout=LIMIT), 4, open(os.path.join(self.base, "full.out")).read())
+            self.assertEqual(process.wait(timeout=LIMIT), 4, open(os.path.join(self.base,
+                                                                               "full.out")).read())
             self.assertIn("space", open(os.path.join(self.base, "full.out")).read())
-            self.assertTrue([name for name in os.listdir(run_dir + "/johor/checkpoints")
-                             if os.path.exists(f"{run_dir}/johor/checkpoints/{name}/MANIFEST.json")])
+            kept = pathlib.Path(run_dir, "johor", "checkpoints").glob("round-*/MANIFEST.json")
+            self.assertTrue(list(kept))
             self.assert_nothing_left(run_dir)
         finally:
             subprocess.run(["umount", "-l", disk], check=True)
 
     def start_outside(self, run_dir, out_path):
         with open(out_path, "w") as out:
-            return subprocess.Popen(self.command(run_dir, "--set", "train.rounds=100000"), stdout=out, stderr=out,
+            return subprocess.Popen(self.command(run_dir, "--set", "train.rounds=100000"),
+                                    stdout=out, stderr=out,
                                     stdin=subprocess.DEVNULL, start_new_session=True)
 
     def test_a_run_directory_in_use(self):

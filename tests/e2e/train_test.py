@@ -1,5 +1,6 @@
 """Whole jobs: done, repeated, killed, stopped, resumed."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -19,7 +20,8 @@ class Train(JobTest):
         self.assertEqual(summary["state"], "done")
         self.assertEqual(summary["rounds_committed"], 12)
         self.assertEqual(summary["tokens"], 12 * 4 * 6 * 64)
-        self.assertEqual([region["name"] for region in summary["regions"]], ["johor", "oslo", "batam"])
+        self.assertEqual([region["name"] for region in summary["regions"]], ["johor", "oslo",
+                                                                             "batam"])
         for region in summary["regions"]:
             self.assertEqual(region["digest"], summary["digest"])
             self.assertEqual(region["workers"], 1)
@@ -77,7 +79,8 @@ class Train(JobTest):
         summary = self.summary(run_dir)
         self.assertEqual(summary["state"], "stopped")
         stopped_at = summary["rounds_committed"]
-        checkpoint = os.path.join(run_dir, "johor", "checkpoints", f"round-{stopped_at:06d}", "MANIFEST.json")
+        checkpoint = os.path.join(run_dir, "johor", "checkpoints", f"round-{stopped_at:06d}",
+                                  "MANIFEST.json")
         self.assertTrue(os.path.exists(checkpoint), f"no checkpoint of round {stopped_at}")
         self.train(run_dir)
         self.assertEqual(self.summary(run_dir)["rounds_committed"], 12)
@@ -127,7 +130,8 @@ class Train(JobTest):
         losses = {}
         for regions, workers in ((1, 1), (3, 1), (1, 3)):
             run_dir = self.new_dir(f"{regions}x{workers}")
-            self.train(run_dir, "--set", "sync.method=every_step", "--set", "train.rounds=20", "--set",
+            self.train(run_dir, "--set", "sync.method=every_step", "--set", "train.rounds=20",
+                       "--set",
                        "checkpoint.every=0", regions=regions, workers=workers)
             losses[regions, workers] = [line["train_loss"] for line in self.rounds(run_dir)]
             self.assertEqual(len(losses[regions, workers]), 20)
@@ -138,21 +142,25 @@ class Train(JobTest):
     def test_parts_started_by_hand_do_the_same_job(self):
         by_hand, by_train = self.new_dir("hand"), self.new_dir("train")
         keys = os.path.join(by_hand, "keys")
-        with subprocess.Popen([ORCHESTRATOR, f"--job={self.job}", "--listen=tcp://127.0.0.1:0",
-                               f"--run_dir={by_hand}", f"--keys={keys}", "--regions=2", "--set", "train.rounds=3"],
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as orchestrator:
-            import json
+        command = [ORCHESTRATOR, f"--job={self.job}", "--listen=tcp://127.0.0.1:0",
+                   f"--run_dir={by_hand}", f"--keys={keys}", "--regions=2",
+                   "--set", "train.rounds=3"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              text=True) as orchestrator:
             note = os.path.join(by_hand, "orchestrator.json")
             wait_until(lambda: os.path.exists(note), "the orchestrator listens")
             with open(note) as file:
                 address = json.load(file)["address"]
-            environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-                               ATOLL_KEYS=keys)
-            regions = [subprocess.Popen(["mpirun", "-n", "2", "--oversubscribe", WORKER, f"--orchestrator={address}",
-                                         f"--region={name}", f"--run_dir={by_hand}"], env=environment,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                        stdin=subprocess.DEVNULL) for name in ("johor", "oslo")]
-            self.assertEqual([region.wait(timeout=LIMIT) for region in regions], [0, 0], self.logs(by_hand))
+            environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1",
+                               OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", ATOLL_KEYS=keys)
+            regions = [subprocess.Popen(["mpirun", "-n", "2", "--oversubscribe", WORKER,
+                                         f"--orchestrator={address}", f"--region={name}",
+                                         f"--run_dir={by_hand}"],
+                                        env=environment, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+                       for name in ("johor", "oslo")]
+            self.assertEqual([region.wait(timeout=LIMIT) for region in regions], [0, 0],
+                             self.logs(by_hand))
             self.assertEqual(orchestrator.wait(timeout=LIMIT), 0)
         self.train(by_train, "--set", "train.rounds=3", regions=2, workers=2)
         self.assertEqual(self.summary(by_hand)["digest"], self.summary(by_train)["digest"])
@@ -164,19 +172,21 @@ class Train(JobTest):
         os.chown(run_dir, 65534, 65534)
         done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
                                *self.command(run_dir, "--set", "train.rounds=2")],
-                              env=dict(os.environ, HOME=run_dir), capture_output=True, text=True, timeout=LIMIT)
+                              env=dict(os.environ,
+                                       HOME=run_dir), capture_output=True, text=True, timeout=LIMIT)
         self.assertEqual(done.returncode, 0, done.stderr + self.logs(run_dir))
         self.assert_nothing_left(run_dir)
 
     def test_status_answers_while_it_runs_and_afterwards(self):
-        import json
         run_dir = self.new_dir("run")
         process = self.start(run_dir)
         self.wait_for_rounds(run_dir, 2)
-        during = json.loads(subprocess.run([ATOLL, "status", run_dir, "--json"], capture_output=True, text=True,
+        during = json.loads(subprocess.run([ATOLL, "status", run_dir, "--json"],
+                                           capture_output=True, text=True,
                                            timeout=LIMIT, check=True).stdout)
         self.assertEqual(process.wait(timeout=LIMIT), 0, self.output(run_dir))
-        after = json.loads(subprocess.run([ATOLL, "status", run_dir, "--json"], capture_output=True, text=True,
+        after = json.loads(subprocess.run([ATOLL, "status", run_dir, "--json"],
+                                          capture_output=True, text=True,
                                           timeout=LIMIT, check=True).stdout)
         self.assertEqual(after["state"], "done")
         self.assertNotEqual(during["state"], "failed")

@@ -1,3 +1,4 @@
+// From which checkpoint a job resumes.
 #include "orchestrator/core/checkpoints.h"
 
 #include <gmock/gmock.h>

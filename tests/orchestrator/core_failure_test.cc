@@ -117,6 +117,19 @@ TEST(CoreFailure, SilenceBeforeTheFirstViewMakesRoomForANewStart) {
   EXPECT_THAT(core.Hello("a", "2"), HasSubstr("-> a welcome"));
 }
 
+TEST(CoreFailure, ARegionThatWasOnlySlowBeforeTheFirstViewIsTakenBack) {
+  CoreDriver core(CoreDriver::TestJob(2));
+  core.Start();
+  core.Hello("a");
+  core.Ready("a");
+  core.Advance(10);
+  EXPECT_THAT(core.Heartbeat("a"), HasSubstr("region a is heard of again"));
+  core.Hello("b");
+  EXPECT_THAT(core.Ready("b"), HasSubstr("-> a view 1"));
+  core.Round("b", 1);
+  EXPECT_THAT(core.Round("a", 1), HasSubstr("round 1 loss")) << "its reports go on counting";
+}
+
 TEST(CoreFailure, NobodyIsBlamedForTheOrchestratorsOwnPause) {
   CoreDriver core(CoreDriver::TestJob(2));
   core.AllReady();

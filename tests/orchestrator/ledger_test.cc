@@ -1,3 +1,4 @@
+// Samples are committed in order, each once.
 #include "orchestrator/core/ledger.h"
 
 #include <gtest/gtest.h>

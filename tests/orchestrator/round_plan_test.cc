@@ -1,3 +1,4 @@
+// Which samples a round takes: no gap, no overlap.
 #include "proto/round_plan.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// The files of a run directory agree with the store.
 #include "orchestrator/store/run_files.h"
 
 #include <gmock/gmock.h>

@@ -1,4 +1,5 @@
-// The store when things break: killed in the middle of writing, a full disk, alien and damaged files.
+// The store when things break: killed in the middle of writing, a full disk, alien and damaged
+// files.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>

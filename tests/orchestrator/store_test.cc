@@ -1,3 +1,4 @@
+// Records survive in SQLite.
 #include "orchestrator/store/store.h"
 
 #include <gmock/gmock.h>

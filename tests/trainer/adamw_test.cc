@@ -1,3 +1,4 @@
+// AdamW against a plain double-precision reference.
 #include "worker/trainer/adamw.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Shapes by name, and their published parameter counts.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <time.h>
 
 #include <cstring>
 #include <memory>
@@ -13,6 +14,10 @@
 #include "collectives/wan/engine.h"
 
 namespace atl::wan {
+
+// The C library reads the time zone on first use, in whichever thread logs first, and the thread
+// sanitizer sees no lock around it: read it before there are threads.
+inline const bool kTimeZoneIsRead = (tzset(), true);
 
 inline const char* const kNames[] = {"johor", "oslo",  "batam", "turku",
                                      "lagos", "quito", "perth", "izmir"};

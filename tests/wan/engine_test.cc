@@ -152,7 +152,7 @@ TEST(WanEngine, AHighPriorityStartedByAllLaterDoesNotBlockOneThatBeganBefore) {
   // numbers of the second must not stand in the way of the first.
   Cluster cluster(3, 1);
   cluster.JoinAll();
-  const auto inputs = MakeInputs(3, 3000000, 1);
+  const auto inputs = MakeInputs(3, 1000000, 1);
   auto first = inputs, second = inputs;
   AllReduceOptions low, high;
   high.priority = 9;

@@ -7,7 +7,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -365,7 +364,7 @@ TEST(WanFaults, DifferentSizesCodecsOrChunksFailOnBothSidesAndSayWhatDiffers) {
 TEST(WanFaults, CancelEndsTheOperationHereAndThenThere) {
   Cluster cluster(2);
   cluster.JoinAll();
-  auto data = MakeInputs(2, 3000000, 1);
+  auto data = MakeInputs(2, 1000000, 1);
   const auto mine = cluster.engines[0]->AllReduce({1}, {0}, 1, data[0], {});
   mine->Cancel();
   EXPECT_TRUE(mine->Done());
@@ -376,7 +375,7 @@ TEST(WanFaults, CancelEndsTheOperationHereAndThenThere) {
   EXPECT_THAT(Message(status), HasSubstr("region 'johor' cancelled operation 1"));
   mine->Cancel();  // done: nothing happens
   // In the middle, with both at it.
-  auto more = MakeInputs(2, 3000000, 2);
+  auto more = MakeInputs(2, 1000000, 2);
   const auto operations = cluster.StartAll(2, &more);
   while (operations[1]->elements_done() == 0 && !operations[1]->Done()) std::this_thread::yield();
   operations[0]->Cancel();
@@ -397,22 +396,9 @@ TEST(WanFaults, LeavingCancelsWhatIsUnderWay) {
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
 }
 
-// What the kernel may buffer for one connection, both ends together.
-int64_t KernelBufferBytes() {
-  int64_t sum = 0;
-  for (const char* path : {"/proc/sys/net/ipv4/tcp_rmem", "/proc/sys/net/ipv4/tcp_wmem"}) {
-    int64_t smallest = 0, usual = 0, largest = 0;
-    std::ifstream(path) >> smallest >> usual >> largest;
-    sum += largest;
-  }
-  return sum;
-}
-
 TEST(WanMemory, AnOperationThatHasNotBegunHereStaysInTheSendersHands) {
-  constexpr size_t kElements = 32 << 20;
+  constexpr size_t kElements = 6 << 20;
   constexpr int64_t kToSend = kElements / 2 * sizeof(float);
-  const int64_t most = KernelBufferBytes() + (1 << 20);
-  if (most > kToSend * 3 / 4) GTEST_SKIP() << "this kernel buffers " << most << " bytes";
   Cluster cluster(2, 1);
   cluster.JoinAll(1, 0);
   cluster.JoinAll(1, 1);
@@ -421,14 +407,14 @@ TEST(WanMemory, AnOperationThatHasNotBegunHereStaysInTheSendersHands) {
   // Meanwhile another lane goes through: there was time enough to send it all.
   int64_t other_lane = 0;
   for (uint64_t id = 1; id <= 4; ++id) {
-    std::vector<std::vector<float>> data(2, std::vector<float>(1 << 20, 1.0f));
+    std::vector<std::vector<float>> data(2, std::vector<float>(1 << 19, 1.0f));
     for (const auto& operation : cluster.StartAll(id, &data, {}, 1, 1)) {
       ASSERT_TRUE(operation->Wait().ok());
     }
-    other_lane += 4 << 20;
+    other_lane += 2 << 20;
   }
-  // What has left is what the kernel's buffers took.
-  EXPECT_LT(cluster.engines[1]->bytes_sent() - other_lane, most);
+  // What has left is what the kernel's buffers took; a receive buffer grows only when it is read.
+  EXPECT_LT(cluster.engines[1]->bytes_sent() - other_lane, kToSend / 2);
   EXPECT_FALSE(first->Done());
   const auto second = cluster.engines[0]->AllReduce({1}, {0}, 1, late, {});
   ASSERT_TRUE(first->Wait().ok());
@@ -438,7 +424,7 @@ TEST(WanMemory, AnOperationThatHasNotBegunHereStaysInTheSendersHands) {
 }
 
 TEST(WanPriority, WhatIsUrgentOvertakesWhatWaitsForTheSameStream) {
-  constexpr size_t kLow = 16 << 20, kHigh = 1 << 20;
+  constexpr size_t kLow = 8 << 20, kHigh = 1 << 19;
   Cluster cluster(2, 1);
   Proxy proxy(cluster.endpoints[0]);
   cluster.endpoints[0] = proxy.endpoint();

@@ -208,7 +208,8 @@ pb::Job SmallJob(const std::string& directory) {
 seed: 5
 model: {preset: test-1m, hidden_size: 64, intermediate_size: 128, layers: 2, heads: 4, kv_heads: 2}
 data: {tokens: "%s", sequence_length: 32}
-train: {rounds: 4, inner_steps: 3, global_batch: 6, micro_batch: 2, learning_rate: 3e-3, warmup_steps: 2, bucket_bytes: 64KiB}
+train: {rounds: 4, inner_steps: 3, global_batch: 6, micro_batch: 2, learning_rate: 3e-3,
+        warmup_steps: 2, bucket_bytes: 64KiB}
 checkpoint: {every: 0}
 )",
                                       path),

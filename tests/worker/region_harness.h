@@ -1,5 +1,6 @@
-// Runs whole regions inside one process: a thread per worker, in-process communicators, real trainers, real data, real sockets between regions. The test
-// plays the leader's part and hands every worker the same commands.
+// Runs whole regions inside one process: a thread per worker, in-process communicators, real
+// trainers, real data, real sockets between regions. The test plays the leader's part and hands
+// every worker the same commands.
 #pragma once
 
 #include <functional>

@@ -1,4 +1,5 @@
-// Whole rounds of real regions in one process: same losses whatever the cut, same bits in every region, same bits after a resume.
+// Whole rounds of real regions in one process: same losses whatever the cut, same bits in every
+// region, same bits after a resume.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -1,24 +1,28 @@
-// The protocol of a region's leader as a pure state machine: events and the time go in, messages, one command to the region and at
-// last an exit come out. No sockets, threads, clocks or files: the leader's shell (worker/leader.h) drives it with real ones, a simulator with
-// made-up ones.
+// The protocol of a region's leader as a pure state machine: events and the time go in, messages,
+// one command to the region and at last an exit come out. No sockets, threads, clocks or files: the
+// leader's shell (worker/program/leader.h) drives it with real ones, a simulator with made-up ones.
 //
-//   kGreeting   Hello, repeated                      -- Welcome -->            kSettingUp
-//   kSettingUp  command SetUp                        -- answers: Ready -->     kWaiting
-//   kWaiting    for a view                           -- View -->               kEntering
-//   kEntering   command EnterView                    -- well -->               kEvaluating (before round 1) or kTraining
-//                                                    -- checkpoint unusable, Ready with the reason --> kWaiting
-//                                                    -- a newer View: abandon, then --> kEntering
-//   kTraining   command TrainRound                   -- answers -->            kReducing
-//   kReducing   command ReduceRound                  -- answers -->            kCommitting
-//   kCommitting command CommitRound                  -- RoundReport -->        kSaving, kEvaluating, kTraining or kLeaving
-//   kSaving     command SaveCheckpoint               -- CheckpointReport -->   kEvaluating, kTraining or kLeaving
-//   kEvaluating command Evaluate                     -- EvaluationReport -->   kTraining or kLeaving
-//   kLeaving    Left                                 -- JobEnded -->           kOver
-//   kFailed     Fault                                -- JobEnded, or too long --> kOver
-// From any state: Refused or JobEnded --> kOver; a failed answer --> kFailed. At most one command is under way.
+//   state        what is done            what ends it -> the next state
+//   kGreeting    Hello, repeated         Welcome -> kSettingUp
+//   kSettingUp   command SetUp           answers: Ready is sent -> kWaiting
+//   kWaiting     for a view              View -> kEntering
+//   kEntering    command EnterView       well -> kEvaluating (before round 1), kTraining
+//                                        checkpoint unusable: Ready with the reason -> kWaiting
+//                                        a newer View: abandon this one, then -> kEntering
+//   kTraining    command TrainRound      answers -> kReducing
+//   kReducing    command ReduceRound     answers -> kCommitting
+//   kCommitting  command CommitRound     answers: RoundReport -> what is due
+//   kSaving      command SaveCheckpoint  answers: CheckpointReport -> what is due
+//   kEvaluating  command Evaluate        answers: EvaluationReport -> what is due
+//   kLeaving     Left                    JobEnded -> kOver
+//   kFailed      Fault                   JobEnded, or too long -> kOver
+// What is due after a round: kSaving, kEvaluating, then kTraining or, at the end, kLeaving. From
+// any state: Refused or JobEnded -> kOver; a failed answer -> kFailed. At most one command is under
+// way.
 //
-// Invariants: a steady view needs no word from the orchestrator between kTraining and kLeaving; a stop (signal here or anywhere, or the
-// orchestrator's Stop) takes effect only through the notes of a round, so that all regions stop after the same one.
+// Invariants: a steady view needs no word from the orchestrator between kTraining and kLeaving; a
+// stop (signal here or anywhere, or the orchestrator's Stop) takes effect only through the notes of
+// a round, so that all regions stop after the same one.
 #pragma once
 
 #include <optional>

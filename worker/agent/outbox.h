@@ -1,4 +1,5 @@
-// Reports of a leader to the orchestrator: numbered, sent at once, and sent again in order until acknowledged.
+// Reports of a leader to the orchestrator: numbered, sent at once, and sent again in order until
+// acknowledged.
 #pragma once
 
 #include <deque>

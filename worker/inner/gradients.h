@@ -1,10 +1,10 @@
 // Gradients of one inner step, summed over the region's workers behind the backward pass.
 //
-//   1. the worker takes its part of the step's samples and runs it in micro-batches, gradients adding
-//      up in the flat vector;
-//   2. in the last micro-batch, as soon as the gradients of a segment and of all segments after it are
-//      final, the segment's reduce-scatter is queued (always from the last segment to the first, so
-//      that every rank queues in the same order, also one that has no sample);
+//   1. the worker takes its part of the step's samples and runs it in micro-batches, gradients
+//      adding up in the flat vector;
+//   2. in the last micro-batch, as soon as the gradients of a segment and of all segments after it
+//      are final, the segment's reduce-scatter is queued (always from the last segment to the
+//      first, so that every rank queues in the same order, also one that has no sample);
 //   3. Step() returns when the last reduce-scatter is through: the worker's slices of the gradient
 //      vector hold the region's sum.
 // Thread rule: one thread, which also runs the trainer.

@@ -1,9 +1,9 @@
-// The optimizer step inside a region, ZeRO-1 (Rajbhandari et al. 2020, stage 1): each worker holds the
-// optimizer state of its slices alone, updates them, and the region gathers the parameters.
+// The optimizer step inside a region, ZeRO-1 (Rajbhandari et al. 2020, stage 1): each worker holds
+// the optimizer state of its slices alone, updates them, and the region gathers the parameters.
 //
-//   1. norm: every worker sums the squares of its slices, one partial sum a (segment, lane); all partial
-//      sums are added in the order of (segment, lane), so that the norm has the same bits with any
-//      number of workers;
+//   1. norm: every worker sums the squares of its slices, one partial sum a (segment, lane); all
+//      partial sums are added in the order of (segment, lane), so that the norm has the same bits
+//      with any number of workers;
 //   2. clip, AdamW on the own slices;
 //   3. all-gather of each segment.
 // Thread rule: as the trainer.

@@ -1,4 +1,5 @@
-// How a region carries out commands: the leader's broadcast, each rank's work, everybody's answers to everybody.
+// How a region carries out commands: the leader's broadcast, each rank's work, everybody's answers
+// to everybody.
 #pragma once
 
 #include <functional>
@@ -19,7 +20,8 @@ StatusOr<std::vector<pb::RegionAnswer>> RunCommand(const pb::RegionCommand& comm
                                                    RegionWorker& worker, Communicator& control,
                                                    const AbortRegion& abort);
 
-// The other ranks: carries out the leader's commands until Finish; returns the exit code that it names.
+// The other ranks: carries out the leader's commands until Finish; returns the exit code that it
+// names.
 StatusOr<ExitCode> FollowLeader(RegionWorker& worker, Communicator& control,
                                 const AbortRegion& abort);
 

@@ -1,4 +1,5 @@
-// What a worker that fails leaves behind, so that the culprit is told from its victims (docs/formats/run-directory.md).
+// What a worker that fails leaves behind, so that the culprit is told from its victims
+// (docs/formats/run-directory.md).
 #pragma once
 
 #include <string>
@@ -16,7 +17,8 @@ struct LastWords {
   bool is_cause = true;
 };
 
-// Writes DIR/rank-R.failure.json; nothing if `directory` is empty. Never fails: it is the last thing a process does.
+// Writes DIR/rank-R.failure.json; nothing if `directory` is empty. Never fails: it is the last
+// thing a process does.
 void LeaveLastWords(const std::string& directory, const LastWords& words);
 
 }  // namespace atl

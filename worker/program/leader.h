@@ -1,7 +1,8 @@
 // The shell around a region's agent: real sockets and clocks for the pure state machine.
 //
-// Two threads. The caller's runs the event loop: control messages, answers, signals and time go into the agent, its messages go out. The other carries out the
-// agent's commands, one at a time, with all ranks of the region; only it uses the trainer and the communicator meanwhile.
+// Two threads. The caller's runs the event loop: control messages, answers, signals and time go
+// into the agent, its messages go out. The other carries out the agent's commands, one at a time,
+// with all ranks of the region; only it uses the trainer and the communicator meanwhile.
 #pragma once
 
 #include <deque>
@@ -24,8 +25,8 @@ class Leader {
          AbortRegion abort, std::function<const char*()> stop_signal);
   ~Leader();
 
-  // Until the region's part is over. `*region_ended` tells whether the ranks got Finish: if not (a command is stuck), the process has to end the region by
-  // force.
+  // Until the region's part is over. `*region_ended` tells whether the ranks got Finish: if not (a
+  // command is stuck), the process has to end the region by force.
   AgentExit Run(bool* region_ended);
 
  private:

@@ -1,8 +1,10 @@
-// Entering a view: geometry, state (from the seed or a checkpoint), connections to the other regions.
+// Entering a view: geometry, state (from the seed or a checkpoint), connections to the other
+// regions.
 //
 //   1. segments, lanes, optimizer shard, method;
-//   2. no checkpoint: every worker makes the whole parameter vector from the seed. A checkpoint: every worker reads its own slices, the ranks agree
-//      that all could, and the region gathers the parameters;
+//   2. no checkpoint: every worker makes the whole parameter vector from the seed. A checkpoint:
+//      every worker reads its own slices, the ranks agree that all could, and the region gathers
+//      the parameters;
 //   3. the digest of what is now held goes back to the leader, which compares it with the view's;
 //   4. every lane of this worker joins its group.
 #include "absl/strings/str_cat.h"
@@ -15,8 +17,9 @@
 namespace atl {
 namespace {
 
-// One attempt to connect. A peer may take much longer, loading a large checkpoint: between attempts the ranks ask whether the view still stands. A dead
-// peer is the orchestrator's to notice, which then ends the job or makes another view.
+// One attempt to connect. A peer may take much longer, loading a large checkpoint: between attempts
+// the ranks ask whether the view still stands. A dead peer is the orchestrator's to notice, which
+// then ends the job or makes another view.
 constexpr double kJoinSeconds = 5;
 
 // Reads elements of one of a checkpoint's sections straight into one of the trainer's vectors.

@@ -1,5 +1,5 @@
-// One worker of a region: carries out the leader's commands with the trainer, the communicator and the WAN engine. What each command does stands
-// beside its message in proto/region.proto.
+// One worker of a region: carries out the leader's commands with the trainer, the communicator and
+// the WAN engine. What each command does stands beside its message in proto/region.proto.
 //
 // Thread rule: Execute and Observe from one thread; the others from any.
 #pragma once
@@ -44,8 +44,9 @@ class RegionWorker {
   RegionWorker(RegionWorkerOptions options, Communicator* control);
   ~RegionWorker();
 
-  // Carries out one command on this rank. Errors are in the answer. Some commands are collective inside the region: if one of those fails on this
-  // rank alone, the others hang in it, so `must_abort` is set and the process has to end the region's MPI job.
+  // Carries out one command on this rank. Errors are in the answer. Some commands are collective
+  // inside the region: if one of those fails on this rank alone, the others hang in it, so
+  // `must_abort` is set and the process has to end the region's MPI job.
   pb::RegionAnswer Execute(const pb::RegionCommand& command, bool* must_abort);
   // The answers of all ranks to the last command.
   void Observe(const std::vector<pb::RegionAnswer>& answers);

@@ -1,7 +1,8 @@
 // Saving a region's checkpoint at a round's edge, and finding those on disk.
 //
-// Sections: "model" (outer parameters; between rounds also the inner ones), the method's outer vectors ("outer/momentum"), the inner optimizer's moments
-// ("optim/exp_avg", "optim/exp_avg_sq"). Every worker brings its slices.
+// Sections: "model" (outer parameters; between rounds also the inner ones), the method's outer
+// vectors ("outer/momentum"), the inner optimizer's moments ("optim/exp_avg", "optim/exp_avg_sq").
+// Every worker brings its slices.
 #include <algorithm>
 #include <filesystem>
 
@@ -12,7 +13,8 @@
 namespace atl {
 namespace {
 
-// The owned ranges of one of the trainer's vectors in host memory: in place, or copied from the device into `staging`.
+// The owned ranges of one of the trainer's vectors in host memory: in place, or copied from the
+// device into `staging`.
 StatusOr<std::vector<checkpoint::Slice>> HostSlices(Trainer& trainer, Vector vector,
                                                     const std::vector<Range>& ranges,
                                                     bool concatenated,

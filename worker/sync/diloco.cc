@@ -1,10 +1,12 @@
-// DiLoCo (Douillard et al. 2023): inner AdamW for H steps in each region, then an outer Nesterov step
-// on the average of the pseudo-gradients.
+// DiLoCo (Douillard et al. 2023): inner AdamW for H steps in each region, then an outer Nesterov
+// step on the average of the pseudo-gradients.
 //
 //   Train   H inner steps on the region's samples of the round
-//   Reduce  for each lane: contribution = (outer - inner parameters) x own tokens / expected tokens of
+//   Reduce  for each lane: contribution = (outer - inner parameters) x own tokens / expected tokens
+//   of
 //           the round; all-reduced in a copy
-//   Commit  sum / (all tokens / expected tokens) = mean weighted by tokens; outer step on the lane; the
+//   Commit  sum / (all tokens / expected tokens) = mean weighted by tokens; outer step on the lane;
+//   the
 //           region gathers the lanes
 //
 // Invariant: between Commit and the next Train the trainer's parameters are the outer parameters.

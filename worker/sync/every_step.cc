@@ -1,9 +1,11 @@
 // Plain data parallel across regions: gradients are averaged every step, a round is one step.
 //
-//   Train   the gradient of the region's samples, summed over its workers; scaled so that the regions'
+//   Train   the gradient of the region's samples, summed over its workers; scaled so that the
+//   regions'
 //           sum is the mean over the step's tokens
 //   Reduce  for each lane of the gradient: all-reduced in a copy
-//   Commit  sum / (all tokens / expected tokens); clip by the global norm, AdamW on the own slices, the
+//   Commit  sum / (all tokens / expected tokens); clip by the global norm, AdamW on the own slices,
+//   the
 //           region gathers the parameters
 //
 // Parameters and optimizer state are the same in all regions.

@@ -57,7 +57,8 @@ void KeepFreedMemory() {
 #endif
 }
 
-// What the libraries behind libtorch read when they are loaded. A value that the user has set stays.
+// What the libraries behind libtorch read when they are loaded. A value that the user has set
+// stays.
 void PrepareEnvironment(const TrainerOptions& options) {
   const std::string threads = std::to_string(options.threads);
   SetEnv("OPENBLAS_NUM_THREADS", threads, /*overwrite=*/false);

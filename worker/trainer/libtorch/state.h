@@ -1,5 +1,5 @@
-// What one trainer holds: flat vectors, the tensors over them, the hooks that announce gradients, and
-// the shard it updates. The C table (module.cc) is a thin shell over it.
+// What one trainer holds: flat vectors, the tensors over them, the hooks that announce gradients,
+// and the shard it updates. The C table (module.cc) is a thin shell over it.
 //
 // 1. Parameters are tensors over one flat fp32 tensor; so are gradients. Each parameter's grad is
 //    set to its place before the first backward pass, and autograd accumulates into a defined grad

@@ -1,3 +1,0 @@
-// Moved to base/mutex.h.
-#pragma once
-#include "base/mutex.h"
