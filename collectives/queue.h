@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
-#include "base/status.h"
 #include "base/mutex.h"
+#include "base/status.h"
 
 namespace atl {
 

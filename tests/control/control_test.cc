@@ -1,110 +1,21 @@
-// Both ends of the control plane over real sockets, and strangers between them.
-#include <poll.h>
+// Both ends of the control plane over real sockets.
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <zmq.h>
 
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "base/clock.h"
 #include "base/exit_code.h"
-#include "base/random.h"
 #include "base/socket.h"
-#include "control/client.h"
-#include "control/message.h"
-#include "control/server.h"
 #include "gmock/gmock.h"
-#include "gtest/gtest.h"
+#include "tests/control/control_fixture.h"
 
 namespace atl {
 namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-using State = ControlClient::State;
-constexpr double kPatience = 20;  // seconds; on a loaded machine everything still comes in time
-
-double Now() { return Clock::Real()->MonotonicSeconds(); }
-
-class Control : public testing::Test {
- protected:
-  Lease NewLease(const std::string& region) {
-    const Lease lease{region, GenerateKeyPair(), keys_.public_key};
-    regions_[lease.keys.public_key] = region;
-    return lease;
-  }
-  std::unique_ptr<ControlServer> Serve(const std::string& listen = "tcp://127.0.0.1:0") {
-    auto server = ControlServer::Create({listen, keys_, regions_});
-    EXPECT_TRUE(server.ok()) << server.status();
-    return server.ok() ? *std::move(server) : nullptr;
-  }
-  static std::unique_ptr<ControlClient> Connect(const std::string& address, const Lease& lease) {
-    auto client = ControlClient::Create(address, lease);
-    EXPECT_TRUE(client.ok()) << client.status();
-    return client.ok() ? *std::move(client) : nullptr;
-  }
-  static bool Reach(ControlClient* client, State state) {
-    const double deadline = Now() + kPatience;
-    while (client->state() != state && Now() < deadline) client->Receive(0.02);
-    return client->state() == state;
-  }
-
-  const KeyPair keys_ = GenerateKeyPair();
-  std::map<std::string, std::string> regions_;
-};
-
-pb::LeaderMessage Beat(int64_t round) {
-  pb::LeaderMessage message;
-  message.mutable_heartbeat()->set_round(round);
-  return message;
-}
-
-pb::LeaderMessage Report(uint64_t sequence) {
-  pb::LeaderMessage message;
-  message.set_sequence(sequence);
-  message.mutable_round()->set_round(static_cast<int64_t>(sequence));
-  return message;
-}
-
-pb::OrchestratorMessage Ack(uint64_t sequence) {
-  pb::OrchestratorMessage message;
-  message.mutable_ack()->set_sequence(sequence);
-  return message;
-}
-
-// A correctly keyed peer that sends what it likes.
-class RawClient {
- public:
-  RawClient(const std::string& address, const Lease& lease, const std::string& routing_id = "") {
-    const int linger = 2000;
-    zmq_setsockopt(socket_, ZMQ_LINGER, &linger, sizeof linger);
-    zmq_setsockopt(socket_, ZMQ_CURVE_SERVERKEY, lease.orchestrator_public_key.data(), 40);
-    zmq_setsockopt(socket_, ZMQ_CURVE_PUBLICKEY, lease.keys.public_key.data(), 40);
-    zmq_setsockopt(socket_, ZMQ_CURVE_SECRETKEY, lease.keys.secret_key.data(), 40);
-    if (!routing_id.empty()) {
-      zmq_setsockopt(socket_, ZMQ_ROUTING_ID, routing_id.data(), routing_id.size());
-    }
-    EXPECT_EQ(zmq_connect(socket_, address.c_str()), 0);
-  }
-  ~RawClient() {
-    zmq_close(socket_);
-    zmq_ctx_term(context_);
-  }
-  void Send(const std::string& bytes, bool more = false) {
-    EXPECT_GE(zmq_send(socket_, bytes.data(), bytes.size(), more ? ZMQ_SNDMORE : 0), 0);
-  }
-  bool Receives(int timeout_ms) {
-    zmq_pollitem_t item = {socket_, 0, ZMQ_POLLIN, 0};
-    return zmq_poll(&item, 1, timeout_ms) > 0;
-  }
-
- private:
-  void* const context_ = zmq_ctx_new();
-  void* const socket_ = zmq_socket(context_, ZMQ_DEALER);
-};
 
 TEST_F(Control, MessagesGoBothWaysUnderTheRegionOfTheKey) {
   const Lease oslo = NewLease("oslo"), johor = NewLease("johor");
@@ -287,76 +198,6 @@ TEST_F(Control, WhatWasSaidLastArrivesThoughTheSenderIsGone) {
   EXPECT_EQ(last->message.sequence(), 8);
 }
 
-TEST_F(Control, GarbageFromAKeyedPeerIsCountedAndDropped) {
-  const Lease oslo = NewLease("oslo"), johor = NewLease("johor");
-  auto server = Serve();
-  RawClient raw(server->address(), oslo);
-  const std::string good = Report(5).SerializeAsString();
-  raw.Send("this is no message");
-  raw.Send("");                           // parses, but has no body
-  raw.Send("two", true), raw.Send(good);  // two frames
-  for (int i = 0; i < 50; ++i) raw.Send("x", i < 49);
-  raw.Send(good);
-  const auto incoming = server->Receive(kPatience);
-  ASSERT_TRUE(incoming);
-  EXPECT_EQ(incoming->region, "oslo");
-  EXPECT_EQ(incoming->message.sequence(), 5);
-  EXPECT_EQ(server->rejected_messages(), 4);
-  auto other = Connect(server->address(), johor);
-  other->Send(Report(6));
-  ASSERT_TRUE(Reach(other.get(), State::kConnected));
-  EXPECT_EQ(server->Receive(kPatience)->region, "johor");
-}
-
-TEST_F(Control, AnOversizedMessageCostsItsSenderTheConnectionAndNobodyElse) {
-  const Lease oslo = NewLease("oslo"), johor = NewLease("johor");
-  auto server = Serve();
-  auto other = Connect(server->address(), johor);
-  ASSERT_TRUE(Reach(other.get(), State::kConnected));
-  {
-    RawClient raw(server->address(), oslo);
-    raw.Send(std::string(kMaxControlMessageBytes + 1, 'x'));
-    EXPECT_FALSE(server->Receive(0.3));
-  }
-  pb::LeaderMessage large;
-  large.mutable_fault()->set_what(std::string(kMaxControlMessageBytes - 64, 'x'));
-  other->Send(large);
-  const auto incoming = server->Receive(kPatience);
-  ASSERT_TRUE(incoming);
-  EXPECT_EQ(incoming->region, "johor");
-  EXPECT_EQ(incoming->message.fault().what().size(), kMaxControlMessageBytes - 64);
-  // Our own ends do not even try.
-  large.mutable_fault()->set_what(std::string(kMaxControlMessageBytes + 1, 'x'));
-  other->Send(large);
-  other->Send(Report(3));
-  EXPECT_EQ(server->Receive(kPatience)->message.sequence(), 3);
-}
-
-TEST_F(Control, ARegionCannotSpeakOrListenForAnother) {
-  const Lease oslo = NewLease("oslo"), johor = NewLease("johor");
-  auto server = Serve();
-  RawClient honest(server->address(), oslo, "leader-of-oslo");
-  honest.Send(Report(1).SerializeAsString());
-  ASSERT_EQ(server->Receive(kPatience)->region, "oslo");
-
-  // Claims the other's name in the message, and the other's routing id below it.
-  pb::LeaderMessage claim;
-  claim.mutable_hello()->set_region("oslo");
-  RawClient liar(server->address(), johor);
-  liar.Send(claim.SerializeAsString());
-  const auto incoming = server->Receive(kPatience);
-  ASSERT_TRUE(incoming);
-  EXPECT_EQ(incoming->region, "johor");
-  RawClient thief(server->address(), johor, "leader-of-oslo");
-  thief.Send(claim.SerializeAsString());
-  EXPECT_FALSE(server->Receive(0.3));  // the id is taken: not even heard
-
-  server->Send("oslo", Ack(1));
-  EXPECT_TRUE(honest.Receives(20000));
-  EXPECT_FALSE(thief.Receives(0));
-  EXPECT_FALSE(liar.Receives(0));
-}
-
 TEST_F(Control, ARegionThatComesBackReplacesItsFormerConnection) {
   const Lease oslo = NewLease("oslo");
   auto server = Serve();
@@ -369,42 +210,6 @@ TEST_F(Control, ARegionThatComesBackReplacesItsFormerConnection) {
   server->Send("oslo", Ack(2));
   EXPECT_TRUE(present.Receives(20000));
   EXPECT_FALSE(former.Receives(0));
-}
-
-TEST_F(Control, SpeakersOfOtherProtocolsDoNoHarm) {
-  const Lease oslo = NewLease("oslo");
-  auto server = Serve();
-  const auto endpoint = Endpoint::Parse(server->address().substr(6));
-  std::vector<Fd> strangers;
-  for (int i = 0; i < 20; ++i) {
-    auto fd = StartConnectTcp(*endpoint);
-    ASSERT_TRUE(fd.ok());
-    pollfd item = {fd->get(), POLLOUT, 0};
-    ASSERT_EQ(poll(&item, 1, 20000), 1);
-    const std::string bytes = i % 2 == 0 ? "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-                                         : std::string(1000, static_cast<char>(255 - i));
-    ASSERT_GT(write(fd->get(), bytes.data(), bytes.size()), 0);
-    strangers.push_back(*std::move(fd));
-  }
-  auto client = Connect(server->address(), oslo);
-  client->Send(Report(1));
-  ASSERT_TRUE(Reach(client.get(), State::kConnected)) << client->StateText();
-  EXPECT_EQ(server->Receive(kPatience)->region, "oslo");
-}
-
-TEST_F(Control, AClientWithoutACurveKeyIsNotHeard) {
-  NewLease("oslo");
-  auto server = Serve();
-  void* context = zmq_ctx_new();
-  void* socket = zmq_socket(context, ZMQ_DEALER);
-  const int linger = 0;
-  zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
-  ASSERT_EQ(zmq_connect(socket, server->address().c_str()), 0);
-  const std::string bytes = Report(1).SerializeAsString();
-  zmq_send(socket, bytes.data(), bytes.size(), 0);
-  EXPECT_FALSE(server->Receive(0.3));
-  zmq_close(socket);
-  zmq_ctx_term(context);
 }
 
 TEST_F(Control, WakeEndsAReceiveUnderWayAndTheNextOne) {
@@ -467,38 +272,6 @@ TEST_F(Control, AFullQueueDropsItsOldestHeartbeatsFirst) {
   EXPECT_EQ(reports.back(), 600);
   EXPECT_EQ(beats, 424);
   EXPECT_EQ(first_beat, 177);
-}
-
-TEST(ControlMessage, SurvivesMutatedBytes) {
-  pb::LeaderMessage message;
-  message.set_sequence(3);
-  auto* ready = message.mutable_ready();
-  ready->add_gateways("127.0.0.1:40001");
-  ready->set_accelerator("cpu");
-  auto* checkpoint = ready->add_checkpoints();
-  checkpoint->set_round(5);
-  checkpoint->set_path("/runs/a");
-  const std::string valid = message.SerializeAsString();
-  ASSERT_TRUE(ParseLeaderMessage(valid.data(), valid.size()).ok());
-  const CounterRandom random(11);
-  uint64_t draw = 0;
-  int refused = 0;
-  for (int i = 0; i < 20000; ++i) {
-    std::string bytes = valid;
-    for (uint64_t edit = random.Bits(draw++) % 4; edit < 4; ++edit) {
-      const size_t at = random.Bits(draw++) % bytes.size();
-      bytes[at] = static_cast<char>(random.Bits(draw++));
-    }
-    const size_t kept = random.Bits(draw++) % (4 * bytes.size());
-    if (kept < bytes.size()) bytes.resize(kept);
-    const auto parsed = ParseLeaderMessage(bytes.data(), bytes.size());
-    refused += !parsed.ok();
-    if (parsed.ok()) {
-      EXPECT_NE(parsed->body_case(), pb::LeaderMessage::BODY_NOT_SET);
-    }
-    (void)ParseOrchestratorMessage(bytes.data(), bytes.size());
-  }
-  EXPECT_GT(refused, 5000);
 }
 
 }  // namespace

@@ -166,7 +166,7 @@ TEST_F(Keys, TwoProcessesThatBeginTogetherGetTheSameKeys) {
       char byte;
       [[maybe_unused]] ssize_t n = read(gate[0], &byte, 1);  // until the parent closes it
       const auto keys = LoadOrCreateOrchestratorKeys(directory_);
-      std::string text(80, '!');
+      std::string text(80, ' ');  // no letter of Z85
       if (keys.ok()) text = keys->public_key + keys->secret_key;
       n = write(results[1], text.data(), text.size());
       _exit(0);
@@ -181,7 +181,7 @@ TEST_F(Keys, TwoProcessesThatBeginTogetherGetTheSameKeys) {
     ASSERT_EQ(read(results[0], text.data(), text.size()), 80);
     if (first.empty()) first = text;
     EXPECT_EQ(text, first);
-    EXPECT_EQ(text.find('!'), std::string::npos);
+    EXPECT_EQ(text.find(' '), std::string::npos);
   }
   close(results[0]);
   for (int i = 0; i < kProcesses; ++i) wait(nullptr);

@@ -113,4 +113,14 @@ inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
+inline void ExpectSums(Cluster* cluster, uint64_t id, size_t elements = 100000) {
+  const auto inputs = MakeInputs(cluster->members(), elements, id);
+  auto data = inputs;
+  for (const auto& operation : cluster->StartAll(id, &data)) {
+    const auto result = operation->Wait();
+    ASSERT_TRUE(result.ok()) << result.status();
+  }
+  for (const auto& vector : data) EXPECT_TRUE(SameBits(vector, Reference(inputs, Codec::kFp32)));
+}
+
 }  // namespace atl::wan

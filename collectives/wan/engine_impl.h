@@ -1,0 +1,102 @@
+// The engine: one thread with one epoll runs all links, groups and operations; the public methods
+// send it commands.
+//
+// 1. A connection that was accepted is pending until it has proven a view's key: at most
+//    kMaxPending of them, each with the bytes of a greeting, for kHandshakeSeconds; the oldest goes
+//    when there are too many. One that calls for a (view, lane) that has not joined here yet is
+//    held unanswered within the same bounds, so that members may join in any order; a dialler whose
+//    connection was dropped dials again until its deadline.
+// 2. After each batch of events the groups settle: they read on where a link waited, send what has
+//    become possible, and deal with links that broke.
+// 3. Leave says Bye on every link, sends what is buffered and waits at most kDrainSeconds for the
+//    other ends to close.
+//
+// Thread rule: members below "I/O thread" belong to it alone once it runs.
+#pragma once
+
+#include <atomic>
+#include <list>
+#include <map>
+#include <memory>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "collectives/wan/commands.h"
+#include "collectives/wan/engine.h"
+#include "collectives/wan/group.h"
+#include "collectives/wan/join.h"
+#include "collectives/wan/link.h"
+
+namespace atl::wan {
+
+class EngineImpl : public Engine, public Link::Owner {
+ public:
+  EngineImpl(const EngineOptions& options, Fd listener, Endpoint endpoint, Fd epoll,
+             std::shared_ptr<CommandQueue> commands);
+  ~EngineImpl() override;
+
+  Endpoint endpoint() const override { return endpoint_; }
+  Status Join(const Group& group, double deadline_seconds) override;
+  void Leave(ViewId view) override;
+  std::shared_ptr<Operation> AllReduce(ViewId view, LaneId lane, uint64_t id, std::span<float> data,
+                                       const AllReduceOptions& options) override;
+  int64_t bytes_sent() const override { return bytes_sent_; }
+  int64_t connections_refused() const override { return refused_; }
+
+  // Link::Owner
+  Status OnHello(Link* link) override;
+  Status OnReady(Link* link) override;
+  Status OnHeader(Link* link, const FrameHeader& header) override;
+  StatusOr<Link::Verdict> OnFrame(Link* link, const FrameHeader& header, Bytes payload) override;
+  bool NextFrame(Link* link) override;
+  void OnSent(size_t bytes) override { bytes_sent_ += static_cast<int64_t>(bytes); }
+
+ private:
+  using GroupName = std::pair<int64_t, int64_t>;  // view, lane
+  struct Entry {
+    std::shared_ptr<JoinProgress> progress;
+    std::unique_ptr<GroupState> state;
+  };
+
+  void Run();
+  int TimeoutMs() const;
+  void AcceptAll();
+  void PauseAccepting(bool pause);
+  Status AddGroup(const Group& group, std::shared_ptr<JoinProgress> progress);
+  Status GiveUpJoining(const GroupName& name, double waited_seconds);
+  void StartLink(const GroupName& name, const JoinProgress::Dial& dial, StatusOr<Fd> fd);
+  Status Admit(Link* link, GroupState* group);
+  void RemoveGroup(GroupName name);
+  void CloseGently(Link* link);
+  void Drop(Link* link, const Status& status);
+  void Settle();
+  void Expire();
+  GroupState* Find(const GroupName& name);
+  GroupState* GroupOf(const Link* link) { return Find(NameOf(link->hello())); }
+  static GroupName NameOf(const Hello& hello) {
+    return {static_cast<int64_t>(hello.view), static_cast<int64_t>(hello.lane)};
+  }
+
+  const EngineOptions options_;
+  const Endpoint endpoint_;
+  const std::shared_ptr<CommandQueue> commands_;
+  std::atomic<int64_t> bytes_sent_{0};
+  std::atomic<int64_t> refused_{0};
+
+  // I/O thread
+  Fd epoll_;
+  Fd listener_;
+  double accept_again_ = 0;  // 0: not paused
+  bool stopping_ = false;
+  std::map<GroupName, Entry> groups_;
+  std::unordered_map<Link*, std::unique_ptr<Link>> links_;
+  std::list<Link*> pending_;                    // accepted and not proven, oldest first
+  std::list<Link*> closing_;                    // oldest first
+  std::vector<std::unique_ptr<Link>> dropped_;  // until the events at hand are done
+
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace atl::wan

@@ -1,0 +1,211 @@
+// Who is let in: members in any order of starting, with the right key; and strangers of all kinds,
+// who are not, and who change nothing for the others.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <thread>
+
+#include "collectives/wan/engine.h"
+#include "collectives/wan/frame.h"
+#include "tests/wan/cluster.h"
+
+namespace atl::wan {
+namespace {
+
+using testing::HasSubstr;
+
+std::string Message(const Status& status) { return std::string(status.message()); }
+
+// A connection of somebody who is no gateway.
+class Stranger {
+ public:
+  explicit Stranger(const Endpoint& endpoint) : fd_(*StartConnectTcp(endpoint)) {
+    pollfd ready = {fd_.get(), POLLOUT, 0};
+    poll(&ready, 1, -1);
+  }
+  void Send(Bytes bytes) { (void)!send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL); }
+  std::vector<uint8_t> Receive(size_t size) {
+    std::vector<uint8_t> bytes(size);
+    size_t have = 0;
+    while (have < size) {
+      pollfd ready = {fd_.get(), POLLIN, 0};
+      poll(&ready, 1, -1);
+      const ssize_t got = recv(fd_.get(), bytes.data() + have, size - have, 0);
+      if (got <= 0) break;
+      have += static_cast<size_t>(got);
+    }
+    bytes.resize(have);
+    return bytes;
+  }
+  // Waits until the other end has closed.
+  void AwaitEnd() {
+    uint8_t waste[256];
+    while (true) {
+      pollfd ready = {fd_.get(), POLLIN, 0};
+      poll(&ready, 1, -1);
+      if (recv(fd_.get(), waste, sizeof waste, 0) <= 0) return;
+    }
+  }
+
+ private:
+  Fd fd_;
+};
+
+TEST(WanJoin, AMemberThatCallsBeforeTheOtherHasJoinedIsHeldAndThenLetIn) {
+  Cluster cluster(2);
+  const Status early = cluster.engines[1]->Join(cluster.GroupOf(1), 0.2);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(early)) << early;
+  EXPECT_THAT(Message(early), HasSubstr("region 'johor'"));
+  const Status alone = cluster.engines[0]->Join(cluster.GroupOf(0), 0.1);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(alone)) << alone;
+  EXPECT_THAT(Message(alone), HasSubstr("region 'oslo'"));
+  cluster.JoinAll();
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanJoin, AMemberMayCallBeforeTheOtherListens) {
+  Cluster cluster(2);
+  const uint16_t port = cluster.endpoints[0].port;
+  cluster.engines[0].reset();
+  const Status refused = cluster.engines[1]->Join(cluster.GroupOf(1), 0.1);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(refused)) << refused;
+  EXPECT_THAT(Message(refused), HasSubstr("refused"));
+  std::thread dialler([&] {
+    const Status status = cluster.engines[1]->Join(cluster.GroupOf(1), 30);
+    EXPECT_TRUE(status.ok()) << status;
+  });
+  cluster.engines[0] = MakeEngine(2, 64 << 10, port);
+  EXPECT_TRUE(cluster.engines[0]->Join(cluster.GroupOf(0), 30).ok());
+  dialler.join();
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanJoin, MembersMayUseDifferentNumbersOfStreams) {
+  Cluster cluster(2, 1);
+  cluster.engines.push_back(MakeEngine(4));
+  cluster.endpoints.push_back(cluster.engines.back()->endpoint());
+  cluster.JoinAll();
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanJoin, AWrongKeyIsToldAsSuchOnBothSides) {
+  Cluster cluster(2);
+  Group wrong = cluster.GroupOf(1);
+  wrong.key[31] ^= 1;
+  Status acceptor;
+  std::thread thread([&] { acceptor = cluster.engines[0]->Join(cluster.GroupOf(0), 1); });
+  const Status dialler = cluster.engines[1]->Join(wrong, 20);
+  EXPECT_TRUE(absl::IsUnauthenticated(dialler)) << dialler;
+  EXPECT_THAT(Message(dialler), HasSubstr("region 'johor'"));
+  thread.join();
+  EXPECT_TRUE(absl::IsUnauthenticated(acceptor)) << acceptor;
+  EXPECT_THAT(Message(acceptor), HasSubstr("region 'oslo'"));
+  EXPECT_GE(cluster.engines[0]->connections_refused(), 1);
+  cluster.JoinAll();
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanJoin, LeavingEndsAJoinThatIsUnderWay) {
+  Cluster cluster(2);
+  Status status;
+  std::thread thread([&] {
+    do {  // the main thread's short join may be under way
+      status = cluster.engines[1]->Join(cluster.GroupOf(1), 60);
+    } while (absl::IsAlreadyExists(status));
+  });
+  // A second join of the same lane is refused once the first is under way.
+  while (!absl::IsAlreadyExists(cluster.engines[1]->Join(cluster.GroupOf(1), 0))) {
+  }
+  cluster.engines[1]->Leave({1});
+  thread.join();
+  EXPECT_TRUE(absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) << status;
+}
+
+TEST(WanStrangers, GarbageIsDroppedAndCountedAndChangesNothing) {
+  Cluster cluster(2);
+  std::thread joining([&] { cluster.JoinAll(); });
+  const CounterRandom random(5);
+  for (int i = 0; i < 20; ++i) {
+    Stranger stranger(cluster.endpoints[0]);
+    std::vector<uint8_t> bytes(200);
+    for (size_t k = 0; k < bytes.size(); ++k) {
+      bytes[k] = static_cast<uint8_t>(random.Bits(1000 * i + k));
+    }
+    stranger.Send(bytes);
+    stranger.AwaitEnd();
+  }
+  joining.join();
+  EXPECT_EQ(cluster.engines[0]->connections_refused(), 20);
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanStrangers, OneWhoKnowsEverythingButTheKeyGetsNoFurtherThanTheGreeting) {
+  Cluster cluster(2, 1);
+  std::thread joining([&] {
+    EXPECT_TRUE(absl::IsUnauthenticated(cluster.engines[0]->Join(cluster.GroupOf(0), 1)));
+  });
+  Hello hello;
+  hello.view = 1;
+  hello.from = 1;
+  hello.to = 0;
+  hello.streams = 1;
+  uint8_t bytes[kHelloSize];
+  EncodeHello(hello, bytes);
+  Stranger stranger(cluster.endpoints[0]);
+  stranger.Send(bytes);
+  const auto answer = ParseAnswer(stranger.Receive(kAnswerSize));
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  stranger.Send(stranger.Receive(kHeaderSize + kTagSize));  // its own confirmation, sent back
+  stranger.AwaitEnd();
+  EXPECT_EQ(cluster.engines[0]->connections_refused(), 1);
+  joining.join();
+}
+
+TEST(WanStrangers, AMemberThatDoesNotExistOrAStreamThatStandsIsRefused) {
+  Cluster cluster(2, 1);
+  cluster.JoinAll();
+  Hello hello;
+  hello.view = 1;
+  hello.from = 1;
+  hello.streams = 1;
+  int64_t refused = 0;
+  for (const uint16_t from : {1, 2, 500}) {
+    hello.from = from;
+    uint8_t bytes[kHelloSize];
+    EncodeHello(hello, bytes);
+    Stranger stranger(cluster.endpoints[0]);
+    stranger.Send(bytes);
+    stranger.AwaitEnd();
+    EXPECT_EQ(cluster.engines[0]->connections_refused(), ++refused);
+  }
+  ExpectSums(&cluster, 1);
+}
+
+TEST(WanStrangers, AnotherVersionIsAnsweredWithOurs) {
+  Cluster cluster(1);
+  Hello hello;
+  hello.version = 77;
+  uint8_t bytes[kHelloSize];
+  EncodeHello(hello, bytes);
+  Stranger stranger(cluster.endpoints[0]);
+  stranger.Send(bytes);
+  const auto answer = ParseAnswer(stranger.Receive(kAnswerSize));
+  ASSERT_TRUE(answer.ok());
+  EXPECT_EQ(answer->version, kWireVersion);
+  stranger.AwaitEnd();
+}
+
+TEST(WanStrangers, ThoseWhoSayNothingAreFewAndTheOldestGoes) {
+  Cluster cluster(2);
+  std::vector<std::unique_ptr<Stranger>> silent;
+  for (int i = 0; i < 300; ++i) silent.push_back(std::make_unique<Stranger>(cluster.endpoints[0]));
+  silent[0]->AwaitEnd();
+  silent[20]->AwaitEnd();
+  cluster.JoinAll();
+  ExpectSums(&cluster, 1);
+}
+
+}  // namespace
+}  // namespace atl::wan
