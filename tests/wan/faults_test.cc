@@ -1,5 +1,6 @@
-// What goes wrong between members that stand: changed bytes, members that die, leave, cancel, disagree
-// or begin late. Every one of these ends in an error that names the cause, and none in a wrong sum.
+// What goes wrong between members that stand: changed bytes, members that die, leave, cancel,
+// disagree or begin late. Every one of these ends in an error that names the cause, and none in a
+// wrong sum.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
