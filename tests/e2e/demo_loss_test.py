@@ -36,7 +36,8 @@ class DemoLoss(unittest.TestCase):
         self.assertEqual(regions["tokens"], one["tokens"])
         first, last = regions["validation_loss_first"], regions["validation_loss"]
         reference = one["validation_loss"]
-        print(f"diloco {first:.4f} -> {last:.4f}, every_step {reference:.4f}: {last / reference:.4f}")
+        print(f"diloco {first:.4f} -> {last:.4f}, every_step {reference:.4f}, "
+              f"ratio {last / reference:.4f}")
         self.assertLess(last, 0.45 * first)
         self.assertLess(last, 1.03 * reference)
 
