@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -160,6 +161,12 @@ void GroupState::Fail(uint64_t id, const Status& status, const Reason* reason) {
 
 // ---- members that are lost or leave
 
+Status GroupState::PeerError(int member, const std::string& message) const {
+  Status status = absl::UnavailableError(message);
+  status.SetPayload(kPeerPayload, absl::Cord(group_.names[member]));
+  return status;
+}
+
 void GroupState::Break(const Status& status) {
   if (broken_.ok()) {
     LOG(WARNING) << Place() << " is broken: " << status.message();
@@ -175,7 +182,7 @@ void GroupState::MemberLeft(int member, const Reason& reason) {
   members_[member].left = true;
   std::string message = absl::StrCat(Name(member), " left ", Place());
   if (!reason.text.empty()) absl::StrAppend(&message, ": ", reason.text);
-  const Status status = absl::UnavailableError(message);
+  const Status status = PeerError(member, message);
   if (broken_.ok()) {
     LOG(INFO) << message;
     broken_ = status;
@@ -234,8 +241,8 @@ void GroupState::OnLost(Link* link, const Status& status) {
     return;
   }
   if (link->bye_received) return;
-  Break(absl::UnavailableError(
-      absl::StrCat("lost ", Name(index), " (", Place(), "): ", status.message())));
+  Break(
+      PeerError(index, absl::StrCat("lost ", Name(index), " (", Place(), "): ", status.message())));
 }
 
 // ---- frames
@@ -312,8 +319,8 @@ StatusOr<Link::Verdict> GroupState::OnAbort(int member, const FrameHeader& heade
   const Status status =
       reason.code == ReasonCode::kCancelled
           ? absl::AbortedError(absl::StrCat(Name(member), " cancelled operation ", id))
-          : absl::UnavailableError(
-                absl::StrCat(Name(member), " failed operation ", id, ": ", reason.text));
+          : PeerError(member,
+                      absl::StrCat(Name(member), " failed operation ", id, ": ", reason.text));
   if (exchanges_.count(id) > 0) {
     Fail(id, status, nullptr);
   } else if (!IsPast(id)) {

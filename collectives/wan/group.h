@@ -98,6 +98,8 @@ class GroupState {
   void FinishIfComplete(uint64_t id);
   // Ends an operation; with a reason the other members are told.
   void Fail(uint64_t id, const Status& status, const Reason* reason);
+  // kUnavailable, with the member's region as kPeerPayload.
+  Status PeerError(int member, const std::string& message) const;
   void Break(const Status& status);
   void MemberLeft(int member, const Reason& reason);
   void SayBye(const Reason& reason);

@@ -105,6 +105,8 @@ class Train(JobTest):
         self.assertEqual(process.wait(timeout=LIMIT), 1, self.output(run_dir))
         self.assertIn("oslo", self.output(run_dir))
         self.assertIn("FAILED", self.output(run_dir))
+        for words in pathlib.Path(run_dir).glob("*/attempt-*/rank-*.failure.json"):
+            self.assertFalse(json.loads(words.read_text())["cause"], f"{words} is of a victim")
         self.assertEqual(self.summary(run_dir)["state"], "failed")
         self.assert_nothing_left(run_dir)
 

@@ -90,6 +90,7 @@ TEST(WanFaults, AMemberThatDiesInMidOperationIsNamedToAll) {
     const Status status = operation->Wait().status();
     EXPECT_TRUE(absl::IsUnavailable(status)) << status;
     EXPECT_THAT(Message(status), HasSubstr("region 'batam'"));
+    EXPECT_TRUE(status.GetPayload(kPeerPayload).has_value()) << "so that a victim is told apart";
   }
   EXPECT_LT(Clock::Real()->MonotonicSeconds() - began, 10);
   const Status later = cluster.engines[0]->AllReduce({1}, {0}, 2, data[0], {})->Wait().status();
