@@ -141,15 +141,15 @@ class BadInput(JobTest):
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=True)
         try:
             run_dir = os.path.join(disk, "run")
-            process = self.start_outside(run_dir, os.path.join(self.base, "full.out"))
-            self.wait_for_rounds(run_dir, 2)
-            wait_until(lambda: os.path.isdir(run_dir + "/johor/checkpoints/round-000002"),
-                       "a checkpoint")
-            with open(os.path.join(disk, "filler"), "wb") as file:
+            # Opened first: a quick job can fill so small a disk with its own checkpoints.
+            with open(os.path.join(disk, "filler"), "wb", buffering=0) as filler:
+                process = self.start_outside(run_dir, os.path.join(self.base, "full.out"))
+                self.wait_for_rounds(run_dir, 2)
+                wait_until(lambda: os.path.isdir(run_dir + "/johor/checkpoints/round-000002"),
+                           "a checkpoint")
                 try:
                     while True:
-                        file.write(b"x" * 65536)
-                        file.flush()
+                        filler.write(b"x" * 65536)
                 except OSError:
                     pass
             self.assertEqual(process.wait(timeout=LIMIT), 4, open(os.path.join(self.base,
