@@ -1,7 +1,7 @@
 // Who sends which part of a vector to whom in an all-reduce: the form that every schedule takes.
 //
-// The vector is cut into one part a tree, in proportion to the trees' weights (CutShares). A part is
-// summed up its tree's reduce arborescence: a member adds what its children sent to its own
+// The vector is cut into one part a tree, in proportion to the trees' weights (CutShares). A part
+// is summed up its tree's reduce arborescence: a member adds what its children sent to its own
 // numbers and sends the sum to its parent; the root holds the total, encodes it once and sends it
 // down the broadcast arborescence, whose members keep what they decode and pass the same bytes on.
 // Direct exchange with owner j is the star around j; a ring is N paths, one from each member; a
@@ -22,8 +22,14 @@
 
 namespace atl::wan {
 
+// Limits of a plan, so that one that came over the wire cannot make anybody allocate much.
+inline constexpr int kMaxTrees = 256;
+inline constexpr int64_t kMaxChunkBytes = 4 << 20;
+// How far the sum of the weights may be from 1.
+inline constexpr double kWeightSlack = 1e-6;
+
 struct Tree {
-  double weight = 0;                  // share of the vector; a plan's sum to 1
+  double weight = 0;  // share of the vector; a plan's sum to 1
   int root = 0;
   std::vector<int> reduce_parent;     // by member; -1 at the root
   std::vector<int> broadcast_parent;  // by member; -1 at the root
@@ -55,10 +61,13 @@ struct TreePlan {
   }
 };
 
-// Equal stars: what is used until something is known.
+// Equal stars, one a member (of more than kMaxTrees members the first own everything): what is used
+// until something is known.
 TreePlan EqualPlan(int members);
 // Roots in range, parents that form arborescences over all members, weights above 0 that sum to 1:
-// else kInvalidArgument with what is wrong. For plans that came over the wire.
+// else kInvalidArgument with what is wrong; so are a kind that is none, more than kMaxTrees trees,
+// chunks outside 1..kMaxChunkBytes. For plans that came over the wire: what the plan's own size is
+// has been bounded by whoever parsed it, here nothing is allocated but one byte a member.
 Status CheckPlan(const TreePlan& plan, int members);
 // By from * members + to: the bytes that go from one to the other, a byte of the vector.
 std::vector<double> EdgeLoads(const TreePlan& plan);
