@@ -20,11 +20,13 @@ FLOORS = {
     "base": set(),
     "proto": {"base"},
     "control": {"base", "proto"},
+    "tools": {"base", "proto"},
     "collectives": {"base"},
     "checkpoint": {"base", "collectives"},
     "worker": {"base", "proto", "control", "collectives", "checkpoint"},
     "orchestrator": {"base", "proto", "control", "collectives", "checkpoint"},
-    "cli": {"base", "proto", "control", "collectives", "checkpoint", "worker", "orchestrator"},
+    "cli": {"base", "proto", "control", "tools", "collectives", "checkpoint", "worker",
+            "orchestrator"},
 }
 # collectives/ and checkpoint/ know no job, not even by a forward declaration of its message.
 KNOW_NO_JOB = ("collectives", "checkpoint")
