@@ -15,14 +15,6 @@
 #include "base/socket.h"
 #include "control/server.h"
 
-#if defined(__SANITIZE_THREAD__)
-// Debian's libzmq is not built for the thread sanitizer, which therefore can't see how its threads
-// hand messages over. In this file, so that every program with ZeroMQ in it has them.
-extern "C" const char* __tsan_default_suppressions() {
-  return "race:libzmq.so\ncalled_from_lib:libzmq.so\n";
-}
-#endif
-
 namespace atl {
 namespace {
 
