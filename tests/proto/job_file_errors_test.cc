@@ -155,8 +155,8 @@ TEST(JobFileErrors, AllMistakesOfAFileAreNamedAtOnce) {
             "job.yaml:1:1: unknown key 'nmae'; did you mean 'name'?\n"
             "job.yaml:3:11: train.rounds: 0 is too small; the smallest is 1\n"
             "job.yaml:4:10: train.beta1: 'x' is not a number such as 0.1 or 1e-3\n"
-            "--set sync.codec=fp31: sync.codec: 'fp31' is not one of fp32, bf16; did you mean "
-            "'fp32'?");
+            "--set sync.codec=fp31: sync.codec: 'fp31' is not one of fp32, bf16, fp16, int8, int4; "
+            "did you mean 'fp32'?");
   std::string many;
   for (int i = 0; i < 14; ++i) absl::StrAppend(&many, "zzz", i, ": 1\n");
   EXPECT_THAT(Refusal(many), EndsWith("\nand 4 more errors"));

@@ -3,6 +3,24 @@
 #include "absl/strings/str_cat.h"
 
 namespace atl {
+namespace {
+
+Codec CodecOf(pb::Sync::Codec codec) {
+  switch (codec) {
+    case pb::Sync::BF16:
+      return Codec::kBf16;
+    case pb::Sync::FP16:
+      return Codec::kFp16;
+    case pb::Sync::INT8:
+      return Codec::kInt8;
+    case pb::Sync::INT4:
+      return Codec::kInt4;
+    default:
+      return Codec::kFp32;
+  }
+}
+
+}  // namespace
 
 std::unique_ptr<SyncMethod> SyncMethod::Create(const RegionContext& context) {
   return context.job->sync().method() == pb::Sync::EVERY_STEP ? MakeEveryStep(context)
@@ -24,7 +42,7 @@ StatusOr<ReduceResult> ReduceLanes(const RegionContext& context, const RoundPlan
   const ScopedPhase phase(context.phases, Phase::kWan);
   const Range own = OwnLanes(context);
   wan::AllReduceOptions options;
-  options.codec = context.job->sync().codec() == pb::Sync::BF16 ? Codec::kBf16 : Codec::kFp32;
+  options.codec = CodecOf(context.job->sync().codec());
   options.attachment = note.SerializeAsString();
   std::vector<std::shared_ptr<wan::Operation>> operations;
   for (int64_t lane = own.begin; lane < own.end; ++lane) {
