@@ -1,19 +1,9 @@
-// How a collective waits: MPI's blocking calls poll without pause, which on a host with fewer cores
-// than ranks takes the core from the rank that is waited for.
-// 1. Every call first meets the others in a non-blocking operation (Ibarrier; Ibcast of the header
-//    for Broadcast; Iallgather of the sizes for AllGatherBytes), polled with Backoff: a rank that
-//    waits long, for a slower one's backward pass or for the leader's WAN transfer, sleeps.
-// 2. Then all are there and the data goes by blocking calls.
-// Step 1 costs log2 P messages of latency, nothing beside a bucket of gradients.
-//
-// How vectors are summed:
-// 1. ReduceScatter: every rank sends each owner the part that belongs to it, piece by piece, and
-//    adds up its own part in rank order: ((rank 0 + rank 1) + rank 2) + ...
-// 2. AllReduce of more than kSmallCount elements: a ReduceScatter of even shares, then AllGather.
-// 3. AllReduce of few elements: everybody gets everybody's and adds them up in rank order.
-// MPI_Reduce_scatter and MPI_Allreduce are not used: their order of summation changes with MPI's
-// version, settings and message size, and they allocate the whole vector again
-// (docs/decisions/0001-region-collectives.md has the figures).
+// A vector's way, chosen by the same rule on all ranks:
+// 1. Ranks that share hosts, and memory on them: host.h.
+// 2. Otherwise: messages.h.
+// Control messages go by MPI. Every call meets the others in a non-blocking operation (Ibcast of
+// the header for Broadcast; Iallgather of the sizes for AllGatherBytes), polled with Backoff: a
+// rank that waits long, for a slower one's backward pass or for the leader's WAN transfer, sleeps.
 //
 // Invariants: element i is summed in rank order, so bits depend on nothing but the inputs. After a
 // failure nothing is sent any more: the ranks are no longer in step.
@@ -28,7 +18,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
-#include "collectives/backoff.h"
+#include "collectives/mpi/host.h"
+#include "collectives/mpi/messages.h"
 #include "collectives/mpi/mpi_status.h"
 #include "collectives/range_rules.h"
 
@@ -42,17 +33,15 @@ struct BroadcastHeader {
 };
 static_assert(sizeof(BroadcastHeader) == 2048);
 
-constexpr int kTag = 1;
-// Up to here an all-reduce is one exchange of everything instead of a reduce-scatter and a gather.
-constexpr int64_t kSmallCount = 512;
-// Elements that go to a peer at a time: 512 KiB, enough for full bandwidth, little enough for
-// caches.
-constexpr int64_t kPiece = int64_t{1} << 17;
-
 class MpiCommunicator : public Communicator {
  public:
-  MpiCommunicator(MPI_Comm comm, int rank, int size, const MpiOptions& options)
-      : comm_(comm), rank_(rank), size_(size), options_(options) {}
+  MpiCommunicator(MPI_Comm comm, int rank, int size, std::unique_ptr<Messages> messages,
+                  std::unique_ptr<Host> host)
+      : comm_(comm),
+        rank_(rank),
+        size_(size),
+        messages_(std::move(messages)),
+        host_(std::move(host)) {}
 
   ~MpiCommunicator() override {
     int finalized = 0;
@@ -68,33 +57,24 @@ class MpiCommunicator : public Communicator {
   Status AllReduce(float* data, int64_t count) override {
     CHECK_GE(count, 0);
     if (count == 0) return OkStatus();
-    return Collective("all-reduce", [&]() -> Status {
-      if (count <= kSmallCount) return SumSmall(data, static_cast<int>(count));
-      std::vector<Range> shares(size_);
-      for (int64_t rank = 0; rank < size_; ++rank) {
-        shares[rank] = {count * rank / size_, count * (rank + 1) / size_};
-      }
-      RETURN_IF_ERROR(Meet());
-      RETURN_IF_ERROR(SumOwnRange(data, shares));
-      return GatherRanges(data, shares);
+    return Collective("all-reduce", [&] {
+      return host_ ? host_->AllReduce(data, count) : messages_->AllReduce(data, count);
     });
   }
 
   Status ReduceScatter(float* data, std::span<const Range> ranges) override {
     const Range whole = CheckedUnion(ranges, size_);
     if (whole.empty()) return OkStatus();
-    return Collective("reduce-scatter", [&]() -> Status {
-      RETURN_IF_ERROR(Meet());
-      return SumOwnRange(data, ranges);
+    return Collective("reduce-scatter", [&] {
+      return host_ ? host_->ReduceScatter(data, ranges) : messages_->ReduceScatter(data, ranges);
     });
   }
 
   Status AllGather(float* data, std::span<const Range> ranges) override {
     const Range whole = CheckedUnion(ranges, size_);
     if (whole.empty()) return OkStatus();
-    return Collective("all-gather", [&]() -> Status {
-      RETURN_IF_ERROR(Meet());
-      return GatherRanges(data, ranges);
+    return Collective("all-gather", [&] {
+      return host_ ? host_->AllGather(data, ranges) : messages_->AllGather(data, ranges);
     });
   }
 
@@ -160,7 +140,7 @@ class MpiCommunicator : public Communicator {
   }
 
   Status Barrier() override {
-    return Collective("barrier", [&] { return Meet(); });
+    return Collective("barrier", [&] { return messages_->Meet(); });
   }
 
  private:
@@ -178,28 +158,12 @@ class MpiCommunicator : public Communicator {
     return failure_;
   }
 
-  Status WaitFor(MPI_Request* request) {
-    Backoff backoff(options_.clock);
-    for (;;) {
-      int done = 0;
-      RETURN_IF_ERROR(MpiStatus(MPI_Test(request, &done, MPI_STATUS_IGNORE), "waiting"));
-      if (done) return OkStatus();
-      backoff.Pause();
-    }
-  }
-
-  Status Meet() {
-    MPI_Request request = MPI_REQUEST_NULL;
-    RETURN_IF_ERROR(MpiStatus(MPI_Ibarrier(comm_, &request), "meeting the other ranks"));
-    return WaitFor(&request);
-  }
-
   Status SendHeader(BroadcastHeader* header, int root) {
     MPI_Request request = MPI_REQUEST_NULL;
     RETURN_IF_ERROR(MpiStatus(
         MPI_Ibcast(header, static_cast<int>(sizeof *header), MPI_BYTE, root, comm_, &request),
         "sending the message's size"));
-    return WaitFor(&request);
+    return messages_->WaitFor(&request);
   }
 
   // Each rank brings sizes[rank()]; afterwards every rank has all.
@@ -209,119 +173,15 @@ class MpiCommunicator : public Communicator {
     RETURN_IF_ERROR(MpiStatus(
         MPI_Iallgather(&own, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, comm_, &request),
         "exchanging the messages' sizes"));
-    return WaitFor(&request);
-  }
-
-  // A few elements: everybody gets everybody's and adds them up.
-  Status SumSmall(float* data, int count) {
-    Grow(int64_t{count} * size_);
-    MPI_Request request = MPI_REQUEST_NULL;
-    RETURN_IF_ERROR(MpiStatus(
-        MPI_Iallgather(data, count, MPI_FLOAT, scratch_.data(), count, MPI_FLOAT, comm_, &request),
-        "exchanging the vectors"));
-    RETURN_IF_ERROR(WaitFor(&request));
-    std::copy_n(scratch_.data(), count, data);
-    for (int source = 1; source < size_; ++source) {
-      AddTo(data, scratch_.data() + int64_t{source} * count, count);
-    }
-    return OkStatus();
-  }
-
-  // Piece by piece, so that the scratch memory stays small and in the cache: everybody sends to
-  // every owner what belongs to it, and adds up, in rank order, what belongs to itself.
-  Status SumOwnRange(float* data, std::span<const Range> ranges) {
-    const Range own = ranges[rank_];
-    const int64_t piece = std::min(options_.largest_piece, kPiece);
-    Grow(std::min(piece, own.size()) * size_);
-    int64_t longest = 0;
-    for (const Range& range : ranges) longest = std::max(longest, range.size());
-    for (int64_t done = 0; done < longest; done += piece) {
-      const int own_count = static_cast<int>(std::clamp<int64_t>(own.size() - done, 0, piece));
-      requests_.clear();
-      // Peers in an order that differs by rank, so that they do not all turn to one at once.
-      for (int step = 1; step < size_; ++step) {
-        const int source = (rank_ - step + size_) % size_;
-        if (own_count == 0) break;
-        RETURN_IF_ERROR(
-            MpiStatus(MPI_Irecv(scratch_.data() + int64_t{source} * own_count, own_count, MPI_FLOAT,
-                                source, kTag, comm_, &requests_.emplace_back(MPI_REQUEST_NULL)),
-                      "receiving"));
-      }
-      for (int step = 1; step < size_; ++step) {
-        const int owner = (rank_ + step) % size_;
-        const Range range = ranges[owner];
-        const int count = static_cast<int>(std::clamp<int64_t>(range.size() - done, 0, piece));
-        if (count == 0) continue;
-        RETURN_IF_ERROR(MpiStatus(MPI_Isend(data + range.begin + done, count, MPI_FLOAT, owner,
-                                            kTag, comm_, &requests_.emplace_back(MPI_REQUEST_NULL)),
-                                  "sending"));
-      }
-      RETURN_IF_ERROR(WaitForRequests());
-      AddUp(data + own.begin + done, own_count);
-    }
-    return OkStatus();
-  }
-
-  // data = ((rank 0's + rank 1's) + rank 2's) + ..., of which scratch_ has the others'.
-  void AddUp(float* data, int count) {
-    float* own_slot = scratch_.data() + int64_t{rank_} * count;
-    if (rank_ > 0) std::copy_n(data, count, own_slot);
-    const float* first = scratch_.data();
-    if (rank_ > 0) std::copy_n(first, count, data);
-    for (int source = 1; source < size_; ++source) {
-      AddTo(data, scratch_.data() + int64_t{source} * count, count);
-    }
-  }
-
-  static void AddTo(float* __restrict sum, const float* __restrict values, int count) {
-    for (int i = 0; i < count; ++i) sum[i] += values[i];
-  }
-
-  Status GatherRanges(float* data, std::span<const Range> ranges) {
-    const int64_t begin = ranges.front().begin;
-    if (ranges.back().end - begin > options_.largest_piece) return BroadcastRanges(data, ranges);
-    counts_.clear();
-    offsets_.clear();
-    for (const Range& range : ranges) {
-      counts_.push_back(static_cast<int>(range.size()));
-      offsets_.push_back(static_cast<int>(range.begin - begin));
-    }
-    return MpiStatus(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data + begin,
-                                    counts_.data(), offsets_.data(), MPI_FLOAT, comm_),
-                     "gathering");
-  }
-
-  // For vectors that MPI_Allgatherv's offsets cannot reach.
-  Status BroadcastRanges(float* data, std::span<const Range> ranges) {
-    for (int owner = 0; owner < size_; ++owner) {
-      const Range range = ranges[owner];
-      for (int64_t begin = range.begin; begin < range.end; begin += options_.largest_piece) {
-        const int count = static_cast<int>(std::min(options_.largest_piece, range.end - begin));
-        RETURN_IF_ERROR(
-            MpiStatus(MPI_Bcast(data + begin, count, MPI_FLOAT, owner, comm_), "gathering"));
-      }
-    }
-    return OkStatus();
-  }
-
-  Status WaitForRequests() {
-    return MpiStatus(
-        MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
-        "exchanging the vectors");
-  }
-
-  void Grow(int64_t count) {
-    if (static_cast<int64_t>(scratch_.size()) < count) scratch_.resize(count);
+    return messages_->WaitFor(&request);
   }
 
   MPI_Comm comm_;
   const int rank_;
   const int size_;
-  const MpiOptions options_;
-  Status failure_;                     // the first; all later calls return it
-  std::vector<float> scratch_;         // what other ranks have sent, a slot a rank
-  std::vector<MPI_Request> requests_;  // of the piece under way
-  std::vector<int> counts_, offsets_;  // of the call under way
+  const std::unique_ptr<Messages> messages_;
+  const std::unique_ptr<Host> host_;  // null: messages only
+  Status failure_;                    // the first; all later calls return it
 };
 
 }  // namespace
@@ -340,7 +200,12 @@ StatusOr<std::unique_ptr<Communicator>> MakeMpiCommunicator(const MpiOptions& op
   int rank = 0, size = 0;
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_rank(comm, &rank), "asking for the rank"));
   RETURN_IF_ERROR(MpiStatus(MPI_Comm_size(comm, &size), "asking for the size"));
-  return std::make_unique<MpiCommunicator>(comm, rank, size, options);
+  auto messages = std::make_unique<Messages>(comm, rank, size, options);
+  std::unique_ptr<Host> host;
+  if (size > 1 && options.share_memory) {
+    ASSIGN_OR_RETURN(host, Host::Find(comm, options, messages.get()));
+  }
+  return std::make_unique<MpiCommunicator>(comm, rank, size, std::move(messages), std::move(host));
 }
 
 }  // namespace atl

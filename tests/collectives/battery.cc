@@ -101,6 +101,7 @@ class Battery {
     Agreement();
     if (options_.oversized_message) OversizedMessage();
     Queue();
+    Mixture();
     for (int i = 0; i < 20; ++i) Succeeds(communicator_.Barrier(), "Barrier");
     return std::move(result_);
   }
@@ -326,6 +327,52 @@ class Battery {
       ExpectSums(Contents(scattered, "queued AllGather"), {0, kSize}, sum, "queued AllGather");
       Expect(message == Message(300 * round, root), "queued Broadcast");
     }
+  }
+
+  // Calls on vectors of all lengths close behind each other: what one call leaves behind must not
+  // reach the next.
+  void Mixture() {
+    constexpr int64_t kLongest = 60000;
+    Vector vector(memory_, kLongest);
+    for (uint64_t round = 0; round < 60; ++round) {
+      const uint64_t seed = ++seed_;
+      const int64_t size =
+          static_cast<int64_t>(Mix64(seed) % (kLongest + 1)) >> Mix64(seed + 1) % 12;
+      const std::vector<Range> ranges = CutInto(kCuts[Mix64(seed + 2) % 6], 0, size, ranks_);
+      const std::string what = absl::StrCat("call ", round, " of a mixture, of ", size);
+      const Reference sum = SumOfInputs(seed, size);
+      vector.Fill(seed, rank_);
+      switch (Mix64(seed + 3) % 4) {
+        case 0:
+          Succeeds(communicator_.AllReduce(vector.data(), size), what);
+          Succeeds(communicator_.AllReduce(vector.data(), 0), what);
+          ExpectSums(Contents(vector, what), {0, size}, sum, what);
+          break;
+        case 1:
+          Succeeds(communicator_.ReduceScatter(vector.data(), ranges), what);
+          ExpectSums(Contents(vector, what), ranges[rank_], sum, what);
+          break;
+        case 2:
+          Succeeds(communicator_.AllGather(vector.data(), ranges), what);
+          ExpectGathered(Contents(vector, what), ranges, seed, what);
+          break;
+        default:
+          Succeeds(communicator_.ReduceScatter(vector.data(), ranges), what);
+          Succeeds(communicator_.AllGather(vector.data(), ranges), what);
+          ExpectSums(Contents(vector, what), {0, size}, sum, what);
+      }
+    }
+  }
+
+  void ExpectGathered(const std::vector<float>& values, const std::vector<Range>& ranges,
+                      uint64_t seed, const std::string& what) {
+    bool good = true;
+    for (int owner = 0; owner < ranks_; ++owner) {
+      for (int64_t i = ranges[owner].begin; i < ranges[owner].end; ++i) {
+        good = good && values[i] == Input(seed, owner, i);
+      }
+    }
+    Expect(good, what + ": not what the ranks have brought");
   }
 
   Communicator& communicator_;

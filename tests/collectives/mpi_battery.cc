@@ -1,8 +1,14 @@
 // The battery under mpirun: one process a rank. Exits 0 if all ranks pass.
 // --small_pieces: vectors go in many pieces, as those do that an int cannot count.
+// --messages: as if the ranks could not share memory.
+// --hosts=N: as if the ranks were spread over N hosts.
+// --steps: every vector, however short, goes through shared memory in many steps, past the caches.
+// The battery checks sums to the bit, so all of these give the same bits.
 #include <cstdio>
-#include <cstring>
+#include <string>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
 #include "base/log.h"
 #include "collectives/mpi/mpi_communicator.h"
 #include "collectives/mpi/mpi_environment.h"
@@ -18,10 +24,23 @@ int main(int argc, char** argv) {
   atl::MpiOptions mpi;
   atl::BatteryOptions options;
   options.sums_in_rank_order = true;
-  const bool small_pieces = argc > 1 && std::strcmp(argv[1], "--small_pieces") == 0;
-  if (small_pieces) {
-    mpi.largest_piece = 777;
-    options.sizes = {0, 1, 777, 778, 30000};
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view flag = argv[i];
+    if (flag == "--small_pieces") {
+      mpi.largest_piece = 777;
+      options.sizes = {0, 1, 777, 778, 30000};
+    } else if (flag == "--messages") {
+      mpi.share_memory = false;
+    } else if (flag == "--steps") {
+      mpi.short_bytes = 0;
+      mpi.chunk_bytes = 1024;
+      mpi.past_caches_bytes = 0;
+      options.sizes = {0, 1, 255, 256, 1000, 16384, 100003};
+    } else if (!absl::ConsumePrefix(&flag, "--hosts=") ||
+               !absl::SimpleAtoi(flag, &mpi.pretended_hosts)) {
+      std::fprintf(stderr, "what is %s?\n", argv[i]);
+      return 2;
+    }
   }
   bool passed = false;
   {
