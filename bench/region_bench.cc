@@ -2,7 +2,7 @@
 //
 //   mpirun -n 4 --oversubscribe --bind-to none atoll-bench-region [--min=4KiB] [--max=256MiB]
 //       [--factor=4] [--seconds=1.5] [--json] [--pretended-hosts=N] [--chunk=BYTES]
-//       [--past-caches=BYTES] [--without-shared-memory]
+//       [--past-caches=BYTES] [--block=BYTES] [--short=BYTES] [--slots] [--messages]
 //
 // 1. Once for each size and operation, the result is checked against sums that are exact in floats
 //    (column wrong).
@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -70,6 +71,23 @@ struct Row {
   int64_t wrong = 0;
 };
 
+// Begins at a cache line, as tensor libraries allocate theirs.
+class Vector {
+ public:
+  ~Vector() { std::free(data_); }
+  float* data() const { return data_; }
+  float& operator[](int64_t i) const { return data_[i]; }
+  void Resize(int64_t count) {
+    std::free(data_);
+    data_ = static_cast<float*>(std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64));
+    CHECK(data_ != nullptr) << "no memory for " << count << " floats";
+    std::fill_n(data_, count, 0.0f);
+  }
+
+ private:
+  float* data_ = nullptr;
+};
+
 double Seconds() { return Clock::Real()->MonotonicSeconds(); }
 
 double Quantile(std::vector<double> values, double q) {
@@ -93,8 +111,6 @@ class Bench {
                       return region_->ReduceScatter(data, ranges);
                     },
                     [this](float* data, std::span<const Range> ranges) {
-                      const Range own = ranges[region_->rank()];
-                      received_.resize(own.size());
                       const std::vector<int> counts = Counts(ranges);
                       return MPI_Reduce_scatter(data, received_.data(), counts.data(), MPI_FLOAT,
                                                 MPI_SUM, MPI_COMM_WORLD);
@@ -186,9 +202,11 @@ class Bench {
     return wrong;
   }
 
-  // Seconds of one of `batch` calls, by the slowest rank.
+  // Seconds of one of `batch` calls, by the slowest rank. Each rank has just written its vector, as
+  // a backward pass or an optimizer has: so no call finds what the one before has left in caches.
   template <typename Call>
-  StatusOr<double> Time(int batch, Call call) {
+  StatusOr<double> Time(int batch, int64_t count, Call call) {
+    std::fill_n(data_.data(), count, 0.0f);
     MPI_Barrier(MPI_COMM_WORLD);
     const double start = Seconds();
     for (int i = 0; i < batch; ++i) RETURN_IF_ERROR(call());
@@ -204,13 +222,13 @@ class Bench {
     for (int64_t rank = 0; rank < ranks; ++rank) {
       ranges.push_back({count * rank / ranks, count * (rank + 1) / ranks});
     }
-    data_.resize(count);
-    copy_.resize(count);
+    data_.Resize(count);
+    copy_.Resize(count);
+    received_.Resize(count);
     Row row;
     row.operation = operation.name;
     row.bytes = bytes;
     ASSIGN_OR_RETURN(row.wrong, Wrong(operation, ranges));
-    std::fill(data_.begin(), data_.end(), 0.0f);  // sums of zeros stay finite
     const auto ours = [&] { return operation.ours(data_.data(), ranges); };
     const auto mpi = [&]() -> Status {
       if (operation.mpi(data_.data(), ranges) == MPI_SUCCESS) return OkStatus();
@@ -220,17 +238,17 @@ class Bench {
       std::memcpy(copy_.data(), data_.data(), bytes);
       return OkStatus();
     };
-    RETURN_IF_ERROR(Time(1, mpi).status());
-    ASSIGN_OR_RETURN(const double first, Time(3, mpi));
+    RETURN_IF_ERROR(Time(1, count, mpi).status());
+    ASSIGN_OR_RETURN(const double first, Time(3, count, mpi));
     const int batch = static_cast<int>(std::clamp(kShortestBatchSeconds / first, 1.0, 50.0));
     std::vector<double> times[3], ratios, to_copy;
     for (double start = Seconds(); row.rounds < kMostRounds; ++row.rounds) {
       int enough = row.rounds >= kFewestRounds && Seconds() - start > settings_.seconds;
       MPI_Bcast(&enough, 1, MPI_INT, 0, MPI_COMM_WORLD);
       if (enough) break;
-      ASSIGN_OR_RETURN(const double a, Time(batch, ours));
-      ASSIGN_OR_RETURN(const double b, Time(batch, mpi));
-      ASSIGN_OR_RETURN(const double c, Time(batch, copy));
+      ASSIGN_OR_RETURN(const double a, Time(batch, count, ours));
+      ASSIGN_OR_RETURN(const double b, Time(batch, count, mpi));
+      ASSIGN_OR_RETURN(const double c, Time(batch, count, copy));
       times[0].push_back(a);
       times[1].push_back(b);
       times[2].push_back(c);
@@ -250,7 +268,7 @@ class Bench {
   const Settings settings_;
   Communicator* const region_;
   std::vector<Operation> operations_;
-  std::vector<float> data_, copy_, received_;
+  Vector data_, copy_, received_;
 };
 
 bool Parse(int argc, char** argv, Settings* settings) {
@@ -277,7 +295,13 @@ bool Parse(int argc, char** argv, Settings* settings) {
     } else if (absl::ConsumePrefix(&text, "--pretended-hosts=")) {
       good = absl::SimpleAtoi(text, &settings->mpi.pretended_hosts) &&
              settings->mpi.pretended_hosts > 0;
-    } else if (text == "--without-shared-memory") {
+    } else if (absl::ConsumePrefix(&text, "--block=")) {
+      bytes(&settings->mpi.block_bytes);
+    } else if (absl::ConsumePrefix(&text, "--short=")) {
+      bytes(&settings->mpi.short_bytes);
+    } else if (text == "--slots") {
+      settings->mpi.reach_memory = false;
+    } else if (text == "--messages") {
       settings->mpi.share_memory = false;
     } else if (text == "--json") {
       settings->json = true;

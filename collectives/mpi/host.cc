@@ -1,6 +1,7 @@
 #include "collectives/mpi/host.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <string>
@@ -84,6 +85,7 @@ StatusOr<std::unique_ptr<Host>> Host::Find(MPI_Comm comm, const MpiOptions& opti
     }
     return nullptr;
   }
+  if (options.reach_memory && host->OverOneHost()) RETURN_IF_ERROR(host->TryToReach(local.comm));
   host->exchange_ = std::make_unique<HostExchange>(
       host->segment_->data() + SharedSegment::kReserved, host->local_rank_, host->ranks_,
       host->ExchangeOptions(options, cores, chunk_bytes));
@@ -134,11 +136,51 @@ Status Host::ShareMemory(MPI_Comm local, int64_t bytes, Status* own) {
   return OkStatus();
 }
 
+// Every rank reads and writes a word of every other.
+Status Host::TryToReach(MPI_Comm local) {
+  struct Target {
+    int64_t process = 0;
+    uint64_t address = 0;
+    float word = 0;
+  };
+  std::vector<float> words(ranks_ + 1);  // [r] is written by rank r, the last one is read
+  Target own = {getpid(), reinterpret_cast<uintptr_t>(words.data()), 0};
+  own.word = words[ranks_] = static_cast<float>(own.process % 9973 + local_rank_ + 1);
+  PeerMemory::Allow();
+  std::vector<Target> all(ranks_);
+  RETURN_IF_ERROR(
+      MpiStatus(MPI_Allgather(&own, sizeof own, MPI_BYTE, all.data(), sizeof own, MPI_BYTE, local),
+                "telling where memory is"));
+  std::vector<pid_t> processes;
+  for (const Target& target : all) processes.push_back(static_cast<pid_t>(target.process));
+  peers_ = std::make_unique<PeerMemory>(std::move(processes));
+  Status tried;
+  for (int peer = 0; peer < ranks_ && tried.ok(); ++peer) {
+    if (peer == local_rank_) continue;
+    float read = 0;
+    tried = peers_->Read(peer, all[peer].address + ranks_ * sizeof read, &read, 1);
+    if (!tried.ok()) break;
+    if (read != all[peer].word) tried = absl::InternalError("read something else");
+    tried.Update(
+        peers_->Write(peer, all[peer].address + local_rank_ * sizeof read, &all[peer].word, 1));
+  }
+  ASSIGN_OR_RETURN(int good, Least(local, tried.ok()));  // after it, all have written
+  for (int peer = 0; peer < ranks_; ++peer) {
+    if (peer != local_rank_ && words[peer] != own.word) good = 0;
+  }
+  ASSIGN_OR_RETURN(good, Least(local, good));
+  if (!good) peers_ = nullptr;
+  if (!tried.ok()) LOG(INFO) << "vectors go through shared slots: " << tried.message();
+  return OkStatus();
+}
+
 HostExchangeOptions Host::ExchangeOptions(const MpiOptions& options, int cores,
                                           int64_t chunk_bytes) {
   HostExchangeOptions exchange;
   exchange.chunk_bytes = chunk_bytes;
   if (options.past_caches_bytes >= 0) exchange.past_caches_bytes = options.past_caches_bytes;
+  exchange.peers = peers_.get();
+  if (options.block_bytes > 0) exchange.block_bytes = options.block_bytes;
   exchange.short_bytes = short_bytes_;
   exchange.wait.clock = options.clock;
   exchange.wait.pauses = ranks_ <= cores ? 200 : 0;

@@ -46,6 +46,8 @@ class Host {
   // Makes the segment, or opens it. `own`: whether that has worked on this rank.
   Status ShareMemory(MPI_Comm local, int64_t bytes, Status* own);
   HostExchangeOptions ExchangeOptions(const MpiOptions& options, int cores, int64_t chunk_bytes);
+  // Whether the ranks of this host can reach each other's memory; makes peers_ if so.
+  Status TryToReach(MPI_Comm local);
   void LayLines();
   bool OverOneHost() const { return first_ranks_.size() == 1; }
   int first_rank() const { return first_ranks_[host_]; }
@@ -61,6 +63,7 @@ class Host {
   int64_t short_bytes_ = HostExchange::kShortBytes;
   int carriers_ = 1;  // the fewest ranks of any host
   std::unique_ptr<SharedSegment> segment_;
+  std::unique_ptr<PeerMemory> peers_;  // null: not to be reached
   std::unique_ptr<HostExchange> exchange_;
   std::unique_ptr<HostLines> lines_;  // on carriers, if there are several hosts
 };

@@ -1,6 +1,7 @@
 #include "collectives/mpi/host_exchange.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/log.h"
@@ -13,9 +14,18 @@ namespace {
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kFloatsInLine = kLineBytes / static_cast<int64_t>(sizeof(float));
 
+constexpr int64_t kPageBytes = 4096;
+
 int64_t RoundUp(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 }  // namespace
+
+HostExchange::Pages HostExchange::AllocatePages(int64_t bytes) {
+  auto* const pages =
+      static_cast<float*>(std::aligned_alloc(kPageBytes, RoundUp(bytes, kPageBytes)));
+  CHECK(pages != nullptr) << "no memory for " << bytes << " bytes";
+  return Pages(pages);
+}
 
 // The count that is reached later, where counters wrap.
 uint32_t HostExchange::Later(uint32_t a, uint32_t b) {
@@ -187,6 +197,9 @@ Status HostExchange::AllReduce(float* data, int64_t count) {
     return OkStatus();
   }
   Share({0, count}, ranks_);
+  if (options_.peers != nullptr) {
+    return Reach(data, [&] { return SumFromPeers(data, shares_[rank_], /*write_to_all=*/true); });
+  }
   Call call = Begin(data, shares_);
   call.results_are_shared = true;
   RETURN_IF_ERROR(Bring(call, call.first));
@@ -206,6 +219,9 @@ Status HostExchange::ReduceScatter(float* data, std::span<const Range> ranges) {
     ASSIGN_OR_RETURN(const uint32_t step, ExchangeShort(data, whole));
     SumShort(data, whole, ranges[rank_], step);
     return OkStatus();
+  }
+  if (options_.peers != nullptr) {
+    return Reach(data, [&] { return SumFromPeers(data, ranges[rank_], /*write_to_all=*/false); });
   }
   const Call call = Begin(data, ranges);
   RETURN_IF_ERROR(Bring(call, call.first));
@@ -228,6 +244,9 @@ Status HostExchange::AllGather(float* data, std::span<const Range> ranges) {
                   ranges[from].size() * sizeof(float));
     }
     return OkStatus();
+  }
+  if (options_.peers != nullptr) {
+    return Reach(data, [&] { return ReadFromOwners(data, ranges); });
   }
   const Call call = Begin(data, ranges);
   RETURN_IF_ERROR(Show(call, call.first));
@@ -261,6 +280,56 @@ void HostExchange::SumShort(float* data, Range whole, Range own, uint32_t step) 
                                   : ShortSlot(from, step) + (own.begin - whole.begin));
   }
   SumRows(rows_.data(), ranks_, own.size(), data + own.begin, nullptr);
+}
+
+Status HostExchange::Reach(float* data, absl::FunctionRef<Status()> exchange) {
+  Call call;
+  call.first = step_;
+  call.end = ++step_;
+  gates_[rank_].vector.store(reinterpret_cast<uintptr_t>(data), std::memory_order_relaxed);
+  gates_[rank_].brought.Raise(call.end);
+  RETURN_IF_ERROR(WaitForAll(&Gates::brought, call.end));
+  RETURN_IF_ERROR(exchange());
+  End(call);
+  return WaitForAll(&Gates::summed, call.end);
+}
+
+uint64_t HostExchange::AddressOf(int local_rank, int64_t element) const {
+  return gates_[local_rank].vector.load(std::memory_order_relaxed) + element * sizeof(float);
+}
+
+Status HostExchange::ReadFromOwners(float* data, std::span<const Range> ranges) {
+  for (int i = 1; i < ranks_; ++i) {
+    const int owner = (rank_ + i) % ranks_;
+    const Range range = ranges[owner];
+    RETURN_IF_ERROR(options_.peers->Read(owner, AddressOf(owner, range.begin), data + range.begin,
+                                         range.size()));
+  }
+  return OkStatus();
+}
+
+Status HostExchange::SumFromPeers(float* data, Range own, bool write_to_all) {
+  const int64_t block = options_.block_bytes / static_cast<int64_t>(sizeof(float));
+  if (blocks_ == nullptr) blocks_ = AllocatePages(ranks_ * (options_.block_bytes + kPageBytes));
+  for (int64_t begin = own.begin; begin < own.end; begin += block) {
+    const int64_t count = std::min(block, own.end - begin);
+    rows_.assign(ranks_, data + begin);
+    for (int i = 1; i < ranks_; ++i) {
+      const int from = (rank_ + i) % ranks_;
+      // At the same place in its page: the kernel copies page by page.
+      const uint64_t address = AddressOf(from, begin);
+      float* const read =
+          blocks_.get() + (from * (options_.block_bytes + kPageBytes) + address % kPageBytes) / 4;
+      RETURN_IF_ERROR(options_.peers->Read(from, address, read, count));
+      rows_[from] = read;
+    }
+    SumRows(rows_.data(), ranks_, count, data + begin, nullptr);
+    for (int i = 1; write_to_all && i < ranks_; ++i) {
+      const int to = (rank_ + i) % ranks_;
+      RETURN_IF_ERROR(options_.peers->Write(to, AddressOf(to, begin), data + begin, count));
+    }
+  }
+  return OkStatus();
 }
 
 }  // namespace atl

@@ -12,6 +12,12 @@
 // ahead of the sum, so that a rank that comes first has something to do. A short vector goes in one
 // step: everybody brings all of it and adds up all that it needs.
 //
+// Where the ranks can reach each other's memory (peer_memory.h) a longer vector takes no slots:
+// 1. All say where their vectors are, and wait for each other.
+// 2. Block by block, the owner reads the others' parts, adds them up, and writes the sum to all.
+//    An all-gather is read from its owners at once.
+// 3. They wait for each other: nobody's vector is touched any more.
+//
 // Invariants. Steps are counted over the life of the exchange and every rank makes the same ones.
 // Each slot has two halves, for even and odd steps. A half is written at step s when all ranks have
 // passed what reads step s-2, and, as each call lays its slots out anew, all earlier calls; the
@@ -22,19 +28,24 @@
 // vector over each line once in each direction, and, in chunks behind each other, keeps all lines
 // busy. The first ranks of every host carry a share of the vector each.
 //
-// Cost: S bytes brought, summed and taken: in the vector's own memory each byte is read once and
-// written once, the least there is; the slots are cache traffic.
+// Cost: S bytes are brought, summed and taken: in the vector's own memory each byte is read once
+// and written once, the least there is; slots and blocks are cache traffic.
 // Thread rule: one thread a rank at a time.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "base/range.h"
 #include "base/status.h"
 #include "collectives/mpi/gate.h"
+#include "collectives/mpi/peer_memory.h"
 
 namespace atl {
 
@@ -46,6 +57,9 @@ struct HostExchangeOptions {
   int64_t short_bytes = int64_t{64} << 10;
   // Calls on vectors of at least so many bytes write past the caches.
   int64_t past_caches_bytes = int64_t{4} << 20;
+  // Null: slots. Must outlive the exchange.
+  const PeerMemory* peers = nullptr;
+  int64_t block_bytes = 256 << 10;  // read from a peer at a time
   // Asked while a rank has to wait, with the local rank it waits for and the seconds so far; an
   // error ends the call.
   std::function<Status(int local_rank, double waited_seconds)> while_waiting;
@@ -102,9 +116,16 @@ class HostExchange {
   Status ReduceOverHosts(const OverHosts& what, OtherHosts* others);
 
  private:
+  struct FreePages {
+    void operator()(float* pages) const { std::free(pages); }
+  };
+  using Pages = std::unique_ptr<float[], FreePages>;
+  static Pages AllocatePages(int64_t bytes);
+
   // What one rank raises. `added`: its slots are read, by a carrier whose total is yet to come.
   struct Gates {
     Gate brought, added, summed, taken, shortly;
+    alignas(128) std::atomic<uint64_t> vector;  // its address in the rank's process
   };
   // The call under way.
   struct Call {
@@ -128,6 +149,11 @@ class HostExchange {
   Status Show(const Call& call, uint32_t step);
   Status Take(const Call& call, uint32_t step);
 
+  // Without slots: what happens between the meetings is `exchange`'s.
+  Status Reach(float* data, absl::FunctionRef<Status()> exchange);
+  Status ReadFromOwners(float* data, std::span<const Range> ranges);
+  Status SumFromPeers(float* data, Range own, bool write_to_all);
+  uint64_t AddressOf(int local_rank, int64_t element) const;
   Status AddToPartial(const Call& call, const OverHosts& what, uint32_t step, OtherHosts& others);
   Status FreeResultSlot(const Call& call, uint32_t step, OtherHosts& others);
   Status TakeWanted(const Call& call, const OverHosts& what, uint32_t step);
@@ -155,6 +181,7 @@ class HostExchange {
   uint32_t short_step_ = 0;  // the same, of short vectors
   std::vector<Range> shares_;
   std::vector<const float*> rows_;
+  Pages blocks_;  // what peers' memory was read into
 };
 
 }  // namespace atl

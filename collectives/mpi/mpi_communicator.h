@@ -18,9 +18,12 @@ struct MpiOptions {
   int64_t largest_piece = int64_t{1} << 28;
   // Ranks of one host exchange vectors through memory that they share, where the system lets them.
   bool share_memory = true;
+  // ... and, where the system lets them, read and write each other's vectors where they lie.
+  bool reach_memory = true;
   // For tests and measurements; each the same on all ranks, none changes a bit of the result.
   int pretended_hosts = 0;         // > 0: take the ranks for spread evenly over so many hosts
   int64_t chunk_bytes = 0;         // > 0: of shared slots, instead of the rule; a multiple of 64
+  int64_t block_bytes = 0;         // > 0: read from a peer at a time
   int64_t short_bytes = -1;        // >= 0: vectors up to here go in one step; at most 64 KiB
   int64_t past_caches_bytes = -1;  // >= 0: vectors from here on are written past the caches
 };

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -111,6 +112,16 @@ TEST_P(HostExchangeBattery, PassesWhenEveryWaitSleeps) {
   options.chunk_bytes = 16384;
   options.short_bytes = 1000;
   options.wait.longest_sleep = absl::Microseconds(50);
+  PassTheBattery(GetParam(), options);
+}
+
+TEST_P(HostExchangeBattery, PassesWhenVectorsAreReachedWhereTheyLie) {
+  const PeerMemory peers(std::vector<pid_t>(GetParam(), getpid()));
+  HostExchangeOptions options;
+  options.chunk_bytes = 1024;
+  options.short_bytes = 0;
+  options.block_bytes = 1024;
+  options.peers = &peers;
   PassTheBattery(GetParam(), options);
 }
 

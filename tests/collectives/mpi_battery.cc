@@ -2,7 +2,9 @@
 // --small_pieces: vectors go in many pieces, as those do that an int cannot count.
 // --messages: as if the ranks could not share memory.
 // --hosts=N: as if the ranks were spread over N hosts.
-// --steps: every vector, however short, goes through shared memory in many steps, past the caches.
+// --slots: as if they could not reach each other's memory.
+// --steps: every vector, however short, goes through slots in many steps, past the caches.
+// --reach: every vector, however short, is read where it lies, in many blocks.
 // The battery checks sums to the bit, so all of these give the same bits.
 #include <cstdio>
 #include <string>
@@ -31,7 +33,14 @@ int main(int argc, char** argv) {
       options.sizes = {0, 1, 777, 778, 30000};
     } else if (flag == "--messages") {
       mpi.share_memory = false;
+    } else if (flag == "--slots") {
+      mpi.reach_memory = false;
+    } else if (flag == "--reach") {
+      mpi.short_bytes = 0;
+      mpi.block_bytes = 1024;
+      options.sizes = {0, 1, 255, 256, 1000, 16384, 100003};
     } else if (flag == "--steps") {
+      mpi.reach_memory = false;
       mpi.short_bytes = 0;
       mpi.chunk_bytes = 1024;
       mpi.past_caches_bytes = 0;
