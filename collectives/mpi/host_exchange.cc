@@ -245,7 +245,8 @@ Status HostExchange::AllGather(float* data, std::span<const Range> ranges) {
     }
     return OkStatus();
   }
-  if (options_.peers != nullptr) {
+  const bool past_caches = whole.size() * int64_t{sizeof(float)} >= options_.past_caches_bytes;
+  if (options_.peers != nullptr && (ranks_ == 2 || !past_caches)) {
     return Reach(data, [&] { return ReadFromOwners(data, ranges); });
   }
   const Call call = Begin(data, ranges);

@@ -15,7 +15,8 @@
 // Where the ranks can reach each other's memory (peer_memory.h) a longer vector takes no slots:
 // 1. All say where their vectors are, and wait for each other.
 // 2. Block by block, the owner reads the others' parts, adds them up, and writes the sum to all.
-//    An all-gather is read from its owners at once.
+//    An all-gather is read from its owners at once; one of several ranks and too long for the
+//    caches goes through slots all the same, where it is read from memory once, not once a rank.
 // 3. They wait for each other: nobody's vector is touched any more.
 //
 // Invariants. Steps are counted over the life of the exchange and every rank makes the same ones.

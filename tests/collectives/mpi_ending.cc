@@ -1,9 +1,10 @@
 // A region of two in which rank 1 ends in the way that argv[1] names while rank 0 waits for it:
-// error, abort, exit, kill or well.
+// error, abort, exit, kill or well; in_sum: killed while rank 0 waits in shared memory.
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "base/exit_code.h"
 #include "base/log.h"
@@ -18,7 +19,11 @@ atl::Status Work(atl::Communicator& communicator, const std::string& ending) {
   if (communicator.rank() == 1) {
     if (ending == "error") return atl::EnvironmentError("the disk is full");
     if (ending == "exit") std::_Exit(3);
-    if (ending == "kill") raise(SIGKILL);
+    if (ending == "kill" || ending == "in_sum") raise(SIGKILL);
+  }
+  if (ending == "in_sum") {
+    std::vector<float> vector(1 << 20);
+    return communicator.AllReduce(vector.data(), static_cast<int64_t>(vector.size()));
   }
   std::string message = "from rank 1";
   return communicator.Broadcast(&message, 1);

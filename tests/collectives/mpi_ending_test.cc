@@ -34,4 +34,8 @@ TEST(RegionOfProcesses, EndsWhenOneRankIsKilled) {
   EXPECT_EQ(ExitCodeOfRegion("kill"), 128 + SIGKILL);
 }
 
+TEST(RegionOfProcesses, EndsWhenOneRankIsKilledWhileAnotherWaitsForItInSharedMemory) {
+  EXPECT_EQ(ExitCodeOfRegion("in_sum"), 128 + SIGKILL);
+}
+
 }  // namespace
