@@ -216,12 +216,12 @@ StatusOr<std::vector<double>> MeasureRoundTrips(const RunningLab& lab, int from,
   return trips;
 }
 
-StatusOr<std::vector<bool>> SendDatagrams(const RunningLab& lab, int from, int to, int count,
-                                          double per_second) {
-  constexpr size_t kBytes = 200;
+StatusOr<std::vector<bool>> SendDatagrams(const RunningLab& lab, int from, int to,
+                                          const Datagrams& datagrams) {
+  const size_t payload = static_cast<size_t>(datagrams.bytes - 28);  // IP 20, UDP 8
   constexpr int kBurst = 20;
   const std::string host = lab.Address(to);
-  std::vector<bool> arrived(static_cast<size_t>(count));
+  std::vector<bool> arrived(static_cast<size_t>(datagrams.count));
   std::atomic<bool> listening{false}, sent{false};
   std::vector<std::future<Status>> threads;
   threads.push_back(InRegion(lab, to, [&]() -> Status {
@@ -233,9 +233,9 @@ StatusOr<std::vector<bool>> SendDatagrams(const RunningLab& lab, int from, int t
         if (sent && quiet_at > 1e17) quiet_at = Now() + 1;
         continue;
       }
-      char data[kBytes] = {};
+      char data[1500] = {};
       uint32_t number = 0;
-      if (recv(fd.get(), data, sizeof data, 0) != static_cast<ssize_t>(sizeof data)) continue;
+      if (recv(fd.get(), data, sizeof data, 0) != static_cast<ssize_t>(payload)) continue;
       std::memcpy(&number, data, sizeof number);
       if (number < arrived.size()) arrived[number] = true;
       if (sent) quiet_at = Now() + 1;
@@ -248,14 +248,14 @@ StatusOr<std::vector<bool>> SendDatagrams(const RunningLab& lab, int from, int t
     const double deadline = Now() + kConnectSeconds;
     while (!listening && Now() < deadline) Clock::Real()->SleepFor(absl::Milliseconds(5));
     const double begin = Now();
-    char data[kBytes] = {};
+    char data[1500] = {};
     for (uint32_t i = 0; i < arrived.size(); ++i) {
       if (i % kBurst == 0) {
-        const double wait = begin + i / per_second - Now();
+        const double wait = begin + i / datagrams.per_second - Now();
         if (wait > 0) Clock::Real()->SleepFor(absl::Seconds(wait));
       }
       std::memcpy(data, &i, sizeof i);
-      if (sendto(fd.get(), data, sizeof data, 0, reinterpret_cast<const sockaddr*>(&address),
+      if (sendto(fd.get(), data, payload, 0, reinterpret_cast<const sockaddr*>(&address),
                  sizeof address) < 0) {
         sent = true;
         return ErrnoError(errno, "cannot send a datagram");

@@ -30,9 +30,13 @@ StatusOr<FlowRate> MeasureRate(const RunningLab& lab, const std::vector<Flow>& f
 // Seconds of each of `count` round trips of one byte over one TCP connection.
 StatusOr<std::vector<double>> MeasureRoundTrips(const RunningLab& lab, int from, int to, int count);
 
-// Sends `count` numbered datagrams of 200 bytes, `per_second` of them a second, one way; which of
-// them arrived.
-StatusOr<std::vector<bool>> SendDatagrams(const RunningLab& lab, int from, int to, int count,
-                                          double per_second);
+struct Datagrams {
+  int count = 0;
+  int bytes = 200;  // on the wire, each; 32 to 1500
+  double per_second = 20000;
+};
+// Sends numbered datagrams one way; which of them arrived.
+StatusOr<std::vector<bool>> SendDatagrams(const RunningLab& lab, int from, int to,
+                                          const Datagrams& datagrams);
 
 }  // namespace atl
