@@ -3,8 +3,8 @@
 //
 // Fast means: throughput first (a linear program: as much weight on trees as the links carry),
 // then latency (fewer hops where throughput is the same), for the given number of bytes.
-// - Stars: one variable an owner. Where only up and down limit, the optimum meets the bound
-//   ("water-filled" shares: a slow region may own nothing).
+// - Stars: one variable an owner. Where only lines with up as fast as down limit, the optimum meets
+//   the bound ("water-filled" shares: a slow region may own nothing).
 // - Trees: packing of spanning arborescences by column generation: the dual prices of the links
 //   give each edge a cost, the cheapest arborescence (Chu-Liu/Edmonds) enters as a new column
 //   until none pays (Gabow & Manu 1998 for the packing; Gilmore & Gomory 1961 for the columns).
@@ -20,6 +20,9 @@
 
 namespace atl::wan {
 
+// Views of more members get the equal plan.
+inline constexpr int kMostPlanned = 64;
+
 struct PlanRequest {
   double bytes = 64 << 20;                  // encoded size of the vector
   ScheduleKind kind = ScheduleKind::kAuto;  // a kind: that one, with the best weights
@@ -29,22 +32,25 @@ struct PlanRequest {
 
 // kInvalidArgument: a matrix that cannot be (negative rates, a member that nobody reaches: named).
 // kFailedPrecondition: the kind that was asked for is impossible over these links (a star where no
-// member has a link to all others), with the reason.
+// member has a link to all others), with the reason. A plan whose throughput is 0 met no limit.
 StatusOr<TreePlan> MakePlan(const LinkMatrix& links, const PlanRequest& request);
 
 struct Prediction {
   double seconds = 0;
   std::string bottleneck;  // in words: "up of 'oslo'", "pair johor -> oslo", "latency"
 };
+// predict.cc tells how. A plan of rate 0 takes for ever: infinity.
 Prediction Predict(const TreePlan& plan, const LinkMatrix& links, double bytes);
 
 struct Bound {
   double seconds = 0;
   std::string reason;  // which of the terms it is, in words
 };
-// The largest of S/up, S/down of any region; 2(N-1)S over the sum of ups (and of downs); where
-// pairs have rates (k-1)S over the rate between the parts over all partitions into k parts (for
-// large N by the equal linear program, Tutte 1961 / Nash-Williams 1961); plus the longest delay.
+// The largest of S/up, S/down of any region; 2(N-1)S over the sum of ups, and of downs; where pairs
+// have rates 2(k-1)S over the rates between the parts, both ways, over all partitions into k parts
+// (bound.h: for any N, by cuts), and S over the rate one way between two parts; plus the longest
+// delay of a link. Throughput and delay of no plan are better; where a way through a third member is
+// quicker than the longest link, a small vector may arrive a little before the sum of the two.
 // Of payload: a caller with rates on the wire scales them first.
 Bound LowerBound(const LinkMatrix& links, double bytes);
 
