@@ -2,7 +2,7 @@
 //
 //   mpirun -n 4 --oversubscribe --bind-to none atoll-bench-region [--min=4KiB] [--max=256MiB]
 //       [--factor=4] [--seconds=1.5] [--json] [--pretended-hosts=N] [--chunk=BYTES]
-//       [--past-caches=BYTES] [--block=BYTES] [--short=BYTES] [--slots] [--messages]
+//       [--past-caches=BYTES] [--block=BYTES] [--short=BYTES] [--slots] [--reach] [--messages]
 //
 // 1. Once for each size and operation, the result is checked against sums that are exact in floats
 //    (column wrong).
@@ -142,7 +142,23 @@ class Bench {
     return rows;
   }
 
-  void PrintHead() const {
+  // What the memory gives when all ranks ask at once: GB/s a rank, copied and added up.
+  void PrintHead() {
+    constexpr int64_t kCount = int64_t{16} << 20;
+    data_.Resize(kCount);
+    copy_.Resize(kCount);
+    double copied = 1e9, added = 1e9;
+    for (int i = 0; i < 5; ++i) {
+      copied = std::min(
+          copied, AtOnce([&] { std::memcpy(copy_.data(), data_.data(), kCount * sizeof(float)); }));
+      added = std::min(added, AtOnce([&] {
+                         for (int64_t k = 0; k < kCount; ++k) copy_[k] += data_[k];
+                       }));
+    }
+    if (region_->rank() != 0) return;
+    const double gigabytes = kCount * sizeof(float) / 1e9;
+    std::printf("# memory, 64 MiB by every rank at once: copy %.1f GB/s a rank, a += b %.1f GB/s\n",
+                gigabytes / copied, gigabytes / added);
     std::printf("# %d ranks, float sums in place; ratio is MPI's time over ours\n",
                 region_->size());
     std::printf("# %-14s %10s %10s %7s %7s %10s %6s %15s %9s %6s %5s\n", "operation", "bytes",
@@ -169,6 +185,16 @@ class Bench {
     std::vector<int> counts;
     for (const Range& range : ranges) counts.push_back(static_cast<int>(range.size()));
     return counts;
+  }
+
+  template <typename Work>
+  static double AtOnce(Work work) {
+    MPI_Barrier(MPI_COMM_WORLD);
+    const double start = Seconds();
+    work();
+    double seconds = Seconds() - start;
+    MPI_Allreduce(MPI_IN_PLACE, &seconds, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+    return seconds;
   }
 
   void Print(const Row& row, double bus_factor) const {
@@ -299,6 +325,8 @@ bool Parse(int argc, char** argv, Settings* settings) {
       bytes(&settings->mpi.block_bytes);
     } else if (absl::ConsumePrefix(&text, "--short=")) {
       bytes(&settings->mpi.short_bytes);
+    } else if (text == "--reach") {
+      settings->mpi.always_reach = true;
     } else if (text == "--slots") {
       settings->mpi.reach_memory = false;
     } else if (text == "--messages") {
@@ -332,7 +360,7 @@ int Main(int argc, char** argv) {
     status = region.status();
     if (status.ok()) {
       Bench bench(settings, region->get());
-      if ((*region)->rank() == 0 && !settings.json) bench.PrintHead();
+      if (!settings.json) bench.PrintHead();
       const auto rows = bench.Run();
       status = rows.status();
       if (rows.ok() && (*region)->rank() == 0 && settings.json) {

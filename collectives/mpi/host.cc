@@ -180,6 +180,7 @@ HostExchangeOptions Host::ExchangeOptions(const MpiOptions& options, int cores,
   exchange.chunk_bytes = chunk_bytes;
   if (options.past_caches_bytes >= 0) exchange.past_caches_bytes = options.past_caches_bytes;
   exchange.peers = peers_.get();
+  exchange.always_reach = options.always_reach;
   if (options.block_bytes > 0) exchange.block_bytes = options.block_bytes;
   exchange.short_bytes = short_bytes_;
   exchange.wait.clock = options.clock;

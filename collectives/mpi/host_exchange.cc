@@ -197,7 +197,7 @@ Status HostExchange::AllReduce(float* data, int64_t count) {
     return OkStatus();
   }
   Share({0, count}, ranks_);
-  if (options_.peers != nullptr) {
+  if (Reaches(count * int64_t{sizeof(float)} >= kLongSumBytes)) {
     return Reach(data, [&] { return SumFromPeers(data, shares_[rank_], /*write_to_all=*/true); });
   }
   Call call = Begin(data, shares_);
@@ -220,7 +220,7 @@ Status HostExchange::ReduceScatter(float* data, std::span<const Range> ranges) {
     SumShort(data, whole, ranges[rank_], step);
     return OkStatus();
   }
-  if (options_.peers != nullptr) {
+  if (Reaches(/*long_sum=*/false)) {
     return Reach(data, [&] { return SumFromPeers(data, ranges[rank_], /*write_to_all=*/false); });
   }
   const Call call = Begin(data, ranges);
@@ -245,8 +245,7 @@ Status HostExchange::AllGather(float* data, std::span<const Range> ranges) {
     }
     return OkStatus();
   }
-  const bool past_caches = whole.size() * int64_t{sizeof(float)} >= options_.past_caches_bytes;
-  if (options_.peers != nullptr && (ranks_ == 2 || !past_caches)) {
+  if (Reaches(/*long_sum=*/false)) {
     return Reach(data, [&] { return ReadFromOwners(data, ranges); });
   }
   const Call call = Begin(data, ranges);
@@ -281,6 +280,13 @@ void HostExchange::SumShort(float* data, Range whole, Range own, uint32_t step) 
                                   : ShortSlot(from, step) + (own.begin - whole.begin));
   }
   SumRows(rows_.data(), ranks_, own.size(), data + own.begin, nullptr);
+}
+
+// Two ranks have nothing to share a slot with. With more, each part is copied into a slot once and
+// read from the cache, where reaching asks the kernel for every pair of ranks; only an all-reduce
+// that is long for all caches gains by it (docs/region-collectives.md has the figures).
+bool HostExchange::Reaches(bool long_sum) const {
+  return options_.peers != nullptr && (ranks_ == 2 || long_sum || options_.always_reach);
 }
 
 Status HostExchange::Reach(float* data, absl::FunctionRef<Status()> exchange) {

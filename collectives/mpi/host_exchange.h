@@ -12,11 +12,11 @@
 // ahead of the sum, so that a rank that comes first has something to do. A short vector goes in one
 // step: everybody brings all of it and adds up all that it needs.
 //
-// Where the ranks can reach each other's memory (peer_memory.h) a longer vector takes no slots:
+// Where the ranks can reach each other's memory (peer_memory.h), two of them need no slots for their
+// longer vectors, nor do more for the sum of one that is long for all caches:
 // 1. All say where their vectors are, and wait for each other.
 // 2. Block by block, the owner reads the others' parts, adds them up, and writes the sum to all.
-//    An all-gather is read from its owners at once; one of several ranks and too long for the
-//    caches goes through slots all the same, where it is read from memory once, not once a rank.
+//    An all-gather is read from its owners at once.
 // 3. They wait for each other: nobody's vector is touched any more.
 //
 // Invariants. Steps are counted over the life of the exchange and every rank makes the same ones.
@@ -61,6 +61,7 @@ struct HostExchangeOptions {
   // Null: slots. Must outlive the exchange.
   const PeerMemory* peers = nullptr;
   int64_t block_bytes = 256 << 10;  // read from a peer at a time
+  bool always_reach = false;        // for tests: whatever the count of ranks
   // Asked while a rank has to wait, with the local rank it waits for and the seconds so far; an
   // error ends the call.
   std::function<Status(int local_rank, double waited_seconds)> while_waiting;
@@ -99,6 +100,7 @@ struct OverHosts {
 class HostExchange {
  public:
   static constexpr int64_t kShortBytes = 64 << 10;  // a short vector's slot
+  static constexpr int64_t kLongSumBytes = int64_t{32} << 20;
 
   // The largest chunk: all that a rank touches in a step, 3 `ranks` chunks, fits into half a
   // second-level cache, of which `ranks` / `cores` ranks share one. 4 KiB to 256 KiB.
@@ -150,6 +152,7 @@ class HostExchange {
   Status Show(const Call& call, uint32_t step);
   Status Take(const Call& call, uint32_t step);
 
+  bool Reaches(bool long_sum) const;
   // Without slots: what happens between the meetings is `exchange`'s.
   Status Reach(float* data, absl::FunctionRef<Status()> exchange);
   Status ReadFromOwners(float* data, std::span<const Range> ranges);

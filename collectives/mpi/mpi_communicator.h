@@ -23,6 +23,7 @@ struct MpiOptions {
   // For tests and measurements; each the same on all ranks, none changes a bit of the result.
   int pretended_hosts = 0;         // > 0: take the ranks for spread evenly over so many hosts
   int64_t chunk_bytes = 0;         // > 0: of shared slots, instead of the rule; a multiple of 64
+  bool always_reach = false;       // whatever the count of ranks
   int64_t block_bytes = 0;         // > 0: read from a peer at a time
   int64_t short_bytes = -1;        // >= 0: vectors up to here go in one step; at most 64 KiB
   int64_t past_caches_bytes = -1;  // >= 0: vectors from here on are written past the caches

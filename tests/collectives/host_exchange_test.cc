@@ -122,6 +122,7 @@ TEST_P(HostExchangeBattery, PassesWhenVectorsAreReachedWhereTheyLie) {
   options.short_bytes = 0;
   options.block_bytes = 1024;
   options.peers = &peers;
+  options.always_reach = true;
   PassTheBattery(GetParam(), options);
 }
 

@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
     } else if (flag == "--reach") {
       mpi.short_bytes = 0;
       mpi.block_bytes = 1024;
+      mpi.always_reach = true;
       options.sizes = {0, 1, 255, 256, 1000, 16384, 100003};
     } else if (flag == "--steps") {
       mpi.reach_memory = false;
