@@ -12,8 +12,8 @@
 // ahead of the sum, so that a rank that comes first has something to do. A short vector goes in one
 // step: everybody brings all of it and adds up all that it needs.
 //
-// Where the ranks can reach each other's memory (peer_memory.h), two of them need no slots for their
-// longer vectors, nor do more for the sum of one that is long for all caches:
+// Where the ranks can reach each other's memory (peer_memory.h), two of them need no slots for
+// their longer vectors, nor do more for the sum of one that is long for all caches:
 // 1. All say where their vectors are, and wait for each other.
 // 2. Block by block, the owner reads the others' parts, adds them up, and writes the sum to all.
 //    An all-gather is read from its owners at once.
