@@ -106,7 +106,13 @@ std::string SummaryText(const nlohmann::json& summary, const std::string& run_di
 
 StatusOr<ExitCode> Train(const ParsedFlags& flags, Output& output) {
   ASSIGN_OR_RETURN(const TrainSetup setup, PrepareTraining(flags, &output));
-  const std::string& job_file = flags.positional()[0];
+  return TrainPrepared(setup, flags.positional()[0], output);
+}
+
+}  // namespace
+
+StatusOr<ExitCode> TrainPrepared(const TrainSetup& setup, const std::string& job_file,
+                                 Output& output) {
   TrainResult result;
   if (!setup.already_done) {
     output.Talk(absl::StrCat("job ", setup.job.name(), ": ", setup.job.regions_size(),
@@ -140,8 +146,6 @@ StatusOr<ExitCode> Train(const ParsedFlags& flags, Output& output) {
   output.Answer(summary);
   return static_cast<ExitCode>(result.exit_code);
 }
-
-}  // namespace
 
 Verb TrainVerb() { return {"train", Spec(), Train}; }
 

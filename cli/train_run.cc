@@ -56,6 +56,13 @@ void RemoveStaleDirectories(const std::string& base) {
   }
 }
 
+// The words that run `words` in a place.
+std::vector<std::string> InPlace(const Place& place, const std::vector<std::string>& words) {
+  std::vector<std::string> all = place.prefix;
+  all.insert(all.end(), words.begin(), words.end());
+  return all;
+}
+
 std::vector<std::string> MpirunWords(const TrainSetup& setup, const std::string& region,
                                      const std::string& address, const std::string& log_dir,
                                      const std::string& temporary) {
@@ -102,7 +109,7 @@ std::vector<std::string> MpirunWords(const TrainSetup& setup, const std::string&
       absl::StrCat("--region=", region),
       absl::StrCat("--lease=", setup.run_dir, "/keys/", region, ".lease"),
       absl::StrCat("--run_dir=", setup.run_dir),
-      "--wan_listen=127.0.0.1:0",
+      absl::StrCat("--wan_listen=", setup.PlaceOf(region).host, ":0"),
       absl::StrCat("--log_dir=", log_dir),
   };
 }
@@ -140,12 +147,12 @@ Status TrainRun::StartOrchestrator() {
   if (const auto size = FileSize(orchestrator_log_); size.ok()) log_offset_ = *size;
   SpawnOptions options;
   options.name = "orchestrator";
-  options.words = {setup_.orchestrator_program,
-                   absl::StrCat("--job=", setup_.run_dir, "/job.yaml"),
-                   "--listen=tcp://127.0.0.1:0",
-                   absl::StrCat("--run_dir=", setup_.run_dir),
-                   absl::StrCat("--keys=", setup_.run_dir, "/keys"),
-                   "--exit_with_parent"};
+  const Place place = setup_.OrchestratorPlace();
+  options.words = InPlace(
+      place, {setup_.orchestrator_program, absl::StrCat("--job=", setup_.run_dir, "/job.yaml"),
+              absl::StrCat("--listen=tcp://", place.host, ":0"),
+              absl::StrCat("--run_dir=", setup_.run_dir),
+              absl::StrCat("--keys=", setup_.run_dir, "/keys"), "--exit_with_parent"});
   options.output_path = orchestrator_log_;
   ASSIGN_OR_RETURN(orchestrator_, processes_.Spawn(options));
   return OkStatus();
@@ -196,7 +203,8 @@ Status TrainRun::StartRegion(const std::string& name, const std::string& address
   RETURN_IF_ERROR(MakeDirectories(region.evidence.directory));
   SpawnOptions options;
   options.name = absl::StrCat("region ", name);
-  options.words = MpirunWords(setup_, name, address, region.evidence.directory, temporary_);
+  options.words = InPlace(setup_.PlaceOf(name), MpirunWords(setup_, name, address,
+                                                            region.evidence.directory, temporary_));
   options.output_path = region.evidence.directory + "/mpirun.log";
   options.environment = {{"TMPDIR", temporary_}};
   if (IsRoot()) {

@@ -73,11 +73,16 @@ int64_t CheckpointBytesOnDisk(const std::string& run_dir) {
   return bytes;
 }
 
-StatusOr<pb::Job> LoadTrainJob(const ParsedFlags& flags) {
+StatusOr<pb::Job> LoadTrainJob(const ParsedFlags& flags, const Stage& stage) {
   std::vector<std::string> overrides = flags.List("set");
   if (flags.Has("resume")) overrides.push_back(absl::StrCat("resume=", flags.Text("resume")));
   ASSIGN_OR_RETURN(pb::Job job, LoadJob(flags.positional()[0], overrides));
-  if (flags.Has("regions")) SetRegionCount(&job, static_cast<int>(flags.Count("regions")));
+  if (!stage.regions.empty()) {
+    job.clear_regions();
+    for (const auto& [name, place] : stage.regions) job.add_regions()->set_name(name);
+  } else if (flags.Has("regions")) {
+    SetRegionCount(&job, static_cast<int>(flags.Count("regions")));
+  }
   if (job.regions_size() == 0) SetRegionCount(&job, 1);
   RETURN_IF_ERROR(CheckJob(job));
   RETURN_IF_ERROR(CheckJobFiles(job));
@@ -228,14 +233,27 @@ Status CheckFreeSpace(const std::string& run_dir, const pb::Job& job, double che
       "(--set checkpoint.keep=1)"));
 }
 
-StatusOr<TrainSetup> PrepareTraining(const ParsedFlags& flags, Output* output) {
+Place TrainSetup::PlaceOf(const std::string& region) const {
+  for (const auto& [name, place] : stage.regions) {
+    if (name == region) return place;
+  }
+  return Place();
+}
+
+Place TrainSetup::OrchestratorPlace() const {
+  return stage.regions.empty() ? Place() : stage.regions[0].second;
+}
+
+StatusOr<TrainSetup> PrepareTraining(const ParsedFlags& flags, Output* output, const Stage& stage) {
   TrainSetup setup;
-  ASSIGN_OR_RETURN(setup.job, LoadTrainJob(flags));
+  setup.stage = stage;
+  ASSIGN_OR_RETURN(setup.job, LoadTrainJob(flags, stage));
   setup.workers = static_cast<int>(flags.Count("workers"));
   RETURN_IF_ERROR(FindPrograms(&setup));
 
-  const std::string run_dir =
-      flags.Has("run_dir") ? flags.Text("run_dir") : absl::StrCat("runs/", setup.job.name());
+  const std::string run_dir = flags.Has("run_dir")
+                                  ? flags.Text("run_dir")
+                                  : absl::StrCat("runs/", setup.job.name(), stage.run_dir_suffix);
   setup.run_dir = fs::absolute(run_dir).lexically_normal().string();
   while (setup.run_dir.size() > 1 && setup.run_dir.back() == '/') setup.run_dir.pop_back();
   RETURN_IF_ERROR(Annotate(MakeDirectories(setup.run_dir), "while making the run directory"));

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/flags.h"
@@ -23,6 +24,17 @@
 
 namespace atl {
 
+// Where processes of a job run. By itself everything is on this host, reached at 127.0.0.1.
+struct Place {
+  std::vector<std::string> prefix;  // words before the program: they enter the place and exec it
+  std::string host = "127.0.0.1";   // at which others reach what runs there
+};
+// Places of their own for the regions (cli/rehearse.h); the orchestrator is in the first one.
+struct Stage {
+  std::vector<std::pair<std::string, Place>> regions;  // these are the job's regions then
+  std::string run_dir_suffix;                          // of the default run directory
+};
+
 struct TrainSetup {
   pb::Job job;  // complete, with its regions
   int workers = 1;
@@ -31,9 +43,15 @@ struct TrainSetup {
   std::string worker_program;
   std::string mpirun_program;
   bool already_done = false;  // nothing is left to train
+  Stage stage;
+
+  Place PlaceOf(const std::string& region) const;
+  Place OrchestratorPlace() const;
 };
 
-StatusOr<TrainSetup> PrepareTraining(const ParsedFlags& flags, Output* output);
+// `flags` are train's, or with a stage rehearse's.
+StatusOr<TrainSetup> PrepareTraining(const ParsedFlags& flags, Output* output,
+                                     const Stage& stage = {});
 
 // The parts, for tests.
 // The first `name` in the directories of `path` (as in $PATH) that can be executed; empty if none.

@@ -8,6 +8,7 @@
 #include "cli/config.h"
 #include "cli/data.h"
 #include "cli/env.h"
+#include "cli/rehearse.h"
 #include "cli/status.h"
 #include "cli/train.h"
 #include "cli/version.h"
@@ -91,10 +92,10 @@ StatusOr<VerbCall> HelpCall(const std::vector<std::string>& topic_words) {
 }  // namespace
 
 const std::vector<Verb>& Verbs() {
-  static const std::vector<Verb>* const verbs =
-      new std::vector<Verb>{CheckVerb(),         TrainVerb(),       StatusVerb(),
-                            DataTokenizeVerb(),  DataInfoVerb(),    ConfigSchemaVerb(),
-                            ConfigPresetsVerb(), EnvironmentVerb(), VersionVerb()};
+  static const std::vector<Verb>* const verbs = new std::vector<Verb>{
+      CheckVerb(),        TrainVerb(),    RehearseVerb(),     StatusVerb(),
+      DataTokenizeVerb(), DataInfoVerb(), ConfigSchemaVerb(), ConfigPresetsVerb(),
+      EnvironmentVerb(),  VersionVerb()};
   return *verbs;
 }
 
