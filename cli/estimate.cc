@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/ascii.h"
 #include "base/log.h"
+#include "collectives/codec/codec.h"
 #include "proto/model_presets.h"
 
 namespace atl {
@@ -24,6 +26,14 @@ double ActivationBytes(const pb::Job& job, const pb::Model& model, int regions, 
   const double kept =
       job.train().activation_checkpointing() ? layers * hidden + layer : layers * layer;
   return kFp32Bytes * batch * sequence * (kept + 3.0 * model.vocab_size());
+}
+
+// Bytes of a number in a codec beside those of fp32.
+double EncodedShare(pb::Sync::Codec codec) {
+  constexpr size_t kNumbers = 256;
+  const auto known = CodecNamed(absl::AsciiStrToLower(pb::Sync::Codec_Name(codec)));
+  const size_t bytes = EncodedSize(known.value_or(Codec::kFp32), kNumbers);
+  return static_cast<double>(bytes) / (kNumbers * kFp32Bytes);
 }
 
 }  // namespace
@@ -54,7 +64,7 @@ JobEstimate EstimateJob(const pb::Job& job, const pb::Model& model, int regions,
                           estimate.exchange_bytes + estimate.activation_bytes;
 
   estimate.checkpoint_bytes = vector_bytes * (diloco ? 4 : 3);
-  const double encoded = job.sync().codec() == pb::Sync::BF16 ? vector_bytes / 2 : vector_bytes;
+  const double encoded = vector_bytes * EncodedShare(job.sync().codec());
   estimate.wan_bytes_sent_per_round = 2.0 * (regions - 1) / regions * encoded;
   return estimate;
 }

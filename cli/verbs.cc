@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/suggest.h"
+#include "cli/bench_allreduce.h"
 #include "cli/check.h"
 #include "cli/config.h"
 #include "cli/data.h"
@@ -93,9 +94,9 @@ StatusOr<VerbCall> HelpCall(const std::vector<std::string>& topic_words) {
 
 const std::vector<Verb>& Verbs() {
   static const std::vector<Verb>* const verbs = new std::vector<Verb>{
-      CheckVerb(),        TrainVerb(),    RehearseVerb(),     StatusVerb(),
-      DataTokenizeVerb(), DataInfoVerb(), ConfigSchemaVerb(), ConfigPresetsVerb(),
-      EnvironmentVerb(),  VersionVerb()};
+      CheckVerb(),        TrainVerb(),          RehearseVerb(),     StatusVerb(),
+      DataTokenizeVerb(), DataInfoVerb(),       ConfigSchemaVerb(), ConfigPresetsVerb(),
+      EnvironmentVerb(),  BenchAllReduceVerb(), VersionVerb()};
   return *verbs;
 }
 

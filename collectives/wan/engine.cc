@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "collectives/wan/engine_impl.h"
 #include "collectives/wan/operation.h"
 
@@ -17,6 +18,8 @@ namespace atl::wan {
 namespace {
 
 constexpr double kDrainSeconds = 5;
+// A call that nobody answers is given up, and made anew.
+constexpr double kDialSeconds = 3;
 
 double Now() { return Clock::Real()->MonotonicSeconds(); }
 
@@ -35,6 +38,7 @@ EngineImpl::EngineImpl(const EngineOptions& options, Fd listener, Endpoint endpo
     event.data.ptr = const_cast<Fd*>(fd);
     CHECK_EQ(epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd->get(), &event), 0) << std::strerror(errno);
   }
+  background_ = std::make_unique<Background>();
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -42,10 +46,12 @@ EngineImpl::~EngineImpl() {
   commands_->Post([this] {
     while (!groups_.empty()) RemoveGroup(groups_.begin()->first);
     while (!pending_.empty()) Drop(pending_.front(), absl::CancelledError("the engine ends"));
+    while (!dialling_.empty()) Drop(dialling_.front(), absl::CancelledError("the engine ends"));
     listener_.Reset();
     stopping_ = true;
   });
   thread_.join();
+  background_.reset();
   commands_->Close();
 }
 
@@ -67,18 +73,10 @@ Status EngineImpl::Join(const Group& group, double deadline_seconds) {
   Status status;
   commands_->Call([&] { status = AddGroup(group, progress); });
   RETURN_IF_ERROR(status);
-  while (true) {
-    const std::vector<JoinProgress::Dial> dials = progress->AwaitDials(deadline);
-    const std::optional<Status> decided = progress->decided();
-    if (decided.has_value() && decided->ok()) return OkStatus();
-    if (decided.has_value() || Now() >= deadline) break;
-    for (const JoinProgress::Dial& dial : dials) {
-      const auto fd = std::make_shared<StatusOr<Fd>>(StartConnectTcp(group.members[dial.member]));
-      commands_->Post([this, name, dial, fd] { StartLink(name, dial, std::move(*fd)); });
-    }
-  }
+  const std::optional<Status> word = progress->Await(deadline);
+  if (word.has_value() && word->ok()) return OkStatus();
   commands_->Call([&] {
-    const std::optional<Status> decided = progress->decided();
+    const std::optional<Status> decided = progress->Await(0);
     status = decided.has_value() ? *decided : GiveUpJoining(name, Now() - began);
     if (!status.ok()) RemoveGroup(name);
   });
@@ -121,6 +119,7 @@ std::shared_ptr<Operation> EngineImpl::AllReduce(ViewId view, LaneId lane, uint6
       return;
     }
     group->Begin(parameters, handle);
+    tick_at_ = 0;
   });
   if (!posted) handle->Finish(absl::CancelledError("the engine has ended"));
   return handle;
@@ -139,9 +138,14 @@ Status EngineImpl::AddGroup(const Group& group, std::shared_ptr<JoinProgress> pr
     return absl::AlreadyExistsError(
         absl::StrCat("view ", name.first, ", lane ", name.second, " has been joined already"));
   }
-  auto state =
-      std::make_unique<GroupState>(group, options_.streams, options_.chunk_bytes, progress);
+  uint64_t incarnation = 0;
+  while (incarnation == 0) {
+    FillWithSystemRandom(reinterpret_cast<uint8_t*>(&incarnation), sizeof incarnation);
+  }
+  auto state = std::make_unique<GroupState>(group, options_, incarnation,
+                                            HooksFor(name, incarnation, progress, group));
   GroupState* const added = state.get();
+  tick_at_ = 0;
   groups_[name] = {std::move(progress), std::move(state)};
   for (Link* const link : std::list<Link*>(pending_)) {
     if (!link->held() || NameOf(link->hello()) != name) continue;
@@ -187,23 +191,80 @@ void EngineImpl::CloseGently(Link* link) {
   if (!status.ok()) Drop(link, status);
 }
 
-void EngineImpl::StartLink(const GroupName& name, const JoinProgress::Dial& dial, StatusOr<Fd> fd) {
+GroupState* EngineImpl::Find(const GroupName& name, uint64_t incarnation) {
   GroupState* const group = Find(name);
+  return group != nullptr && group->incarnation() == incarnation ? group : nullptr;
+}
+
+GroupState::Hooks EngineImpl::HooksFor(const GroupName& name, uint64_t incarnation,
+                                       const std::shared_ptr<JoinProgress>& progress,
+                                       const Group& group) {
+  GroupState::Hooks hooks;
+  hooks.dial = [this, name, incarnation, members = group.members](int member) {
+    background_->Run([this, name, incarnation, member, to = members[member]] {
+      const auto fd = std::make_shared<StatusOr<Fd>>(StartConnectTcp(to));
+      commands_->Post([this, name, incarnation, member, fd] {
+        StartLink(name, incarnation, member, std::move(*fd));
+      });
+    });
+  };
+  hooks.solve = [this, name, incarnation](const LinkMatrix& links, const PlanRequest& request) {
+    background_->Run([this, name, incarnation, links, request] {
+      const auto plan = std::make_shared<StatusOr<TreePlan>>(MakePlan(links, request));
+      commands_->Post([this, name, incarnation, plan] {
+        GroupState* const solved = Find(name, incarnation);
+        if (solved != nullptr) solved->OnPlanned(std::move(*plan));
+      });
+    });
+  };
+  hooks.joined = [progress](const Status& status) { progress->Finish(status); };
+  hooks.silent = [this, group](int member, double seconds) {
+    if (!options_.on_silence) return;
+    options_.on_silence(
+        {group.view, group.lane, MemberIndex{member}, group.names[member], seconds});
+  };
+  return hooks;
+}
+
+void EngineImpl::StartLink(const GroupName& name, uint64_t incarnation, int member,
+                           StatusOr<Fd> fd) {
+  GroupState* const group = Find(name, incarnation);
   if (group == nullptr) return;  // left meanwhile
   if (!fd.ok()) {
-    group->DialFailed(dial.member, dial.stream, absl::UnavailableError(fd.status().message()));
+    group->DialFailed(member, absl::UnavailableError(fd.status().message()));
     return;
   }
   std::unique_ptr<Link> link =
-      Link::Dialled(this, epoll_.get(), *std::move(fd), group->group().members[dial.member],
-                    group->HelloFor(dial.member, dial.stream), group->group().key);
+      Link::Dialled(this, epoll_.get(), *std::move(fd), group->group().members[member],
+                    group->HelloFor(member), group->group().key);
+  link->deadline = Now() + kDialSeconds;
+  dialling_.push_back(link.get());
   links_[link.get()] = std::move(link);
 }
 
+std::vector<LinkStatus> EngineImpl::Links() {
+  std::vector<LinkStatus> all;
+  commands_->Call([&] {
+    for (const auto& [name, entry] : groups_) {
+      for (LinkStatus& status : entry.state->Links(Now())) all.push_back(std::move(status));
+    }
+  });
+  return all;
+}
+
+std::optional<LinkMatrix> EngineImpl::Matrix(ViewId view, LaneId lane) {
+  std::optional<LinkMatrix> matrix;
+  commands_->Call([&] {
+    const GroupState* const group = Find({view.value, lane.value});
+    if (group != nullptr) matrix = group->Matrix();
+  });
+  return matrix;
+}
+
 StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
-  if (options.streams < 1 || options.streams > kMaxStreams) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("streams is ", options.streams, "; 1 to ", kMaxStreams, " are possible"));
+  if (options.streams < 0 || options.streams > kMaxStreams) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "streams is ", options.streams, "; 0 (automatic) to ", kMaxStreams, " are possible"));
   }
   if (options.chunk_bytes < 1024 || options.chunk_bytes > static_cast<int64_t>(kMaxPayload)) {
     return absl::InvalidArgumentError(absl::StrCat("chunk_bytes is ", options.chunk_bytes,

@@ -3,20 +3,26 @@
 //
 // One engine a gateway process, one listening port for all its lanes and views. Join() makes this
 // gateway a member of a lane's group in a view; AllReduce() then sums vectors over that group.
-// Direct exchange: member m owns the m-th share of the chunks; every other member sends it its
-// contribution for them, the owner sums in member order in fp32, encodes the result once and sends
-// it to all, and keeps the decoded bytes itself, so that all members end with the same bits (P1).
-// Steps: 2. Bytes sent a member: about 2 (N-1)/N S for N members, S encoded bytes.
+// How the sum is made follows the group's plan (plan/tree_plan.h): parts of the vector are summed
+// up trees and their results sent down; a root sums in member order in fp32, encodes the result
+// once, and keeps the decoded bytes itself, so that all members end with the same bits (P1). Member
+// 0 makes the plan from what all members see of their links (conductor.h), by a short probe in
+// Join and then from the traffic. Equal shares cost 2 steps and 2 (N-1)/N S bytes a member.
+//
+// A connection that breaks is made again and what was lost is sent again; operations do not notice.
 //
 // Thread rule: any thread may call; buffers passed to AllReduce belong to the engine until the
-// operation is done. Errors: an operation whose peer's connection breaks ends with kUnavailable and
-// names the member; nothing hangs. Bad bytes or a peer without the view's key never become an
-// operation: the connection is dropped and counted.
+// operation is done. Errors: an operation whose peer is lost (its gateway is gone, or silent for
+// longer than the engine's patience) ends with kUnavailable and names the member; nothing hangs.
+// Bad bytes or a peer without the view's key never become an operation: the connection is dropped
+// and counted.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +32,8 @@
 #include "base/socket.h"
 #include "base/status.h"
 #include "collectives/codec/codec.h"
+#include "collectives/wan/plan/link_matrix.h"
+#include "collectives/wan/plan/tree_plan.h"
 
 namespace atl::wan {
 
@@ -34,10 +42,43 @@ using Key = std::array<uint8_t, 32>;
 // Payload of a kUnavailable status: the name of the region whose connection broke.
 inline constexpr char kPeerPayload[] = "atoll/peer";
 
+// A member that work waits for has not been heard for some seconds, or (0 seconds) is heard again.
+struct Silence {
+  ViewId view;
+  LaneId lane;
+  MemberIndex member;
+  std::string name;
+  double seconds = 0;
+};
+
 struct EngineOptions {
   Endpoint listen;                  // port 0: any free one
-  int streams = 2;                  // TCP connections between two gateways of a lane
+  int streams = 0;                  // TCP connections between two gateways; 0: as the links need
   int64_t chunk_bytes = 256 << 10;  // encoded bytes that a frame carries at most
+  ScheduleKind schedule = ScheduleKind::kAuto;
+  // kAuto takes only plans that give the same bits as each other (plan/tree_plan.h, P10).
+  bool order_stable = true;
+  // AES-256-GCM. Without it frames carry checksums only; the greeting still proves the key. Both
+  // ends must agree. For measuring, and for lines that are encrypted already.
+  bool encrypt = true;
+  // A member that is silent for so long while work waits for it is lost. The caller hears of it
+  // long before (on_silence) and may cancel.
+  double patience_seconds = 30;
+  // Called in the I/O thread: must not block or call the engine.
+  std::function<void(const Silence&)> on_silence;
+};
+
+// One pair of gateways, for status.
+struct LinkStatus {
+  ViewId view;
+  LaneId lane;
+  MemberIndex member;
+  std::string name;
+  int connections = 0;
+  double rtt_seconds = 0;
+  double bytes_per_second = 0;  // acknowledged over about the last second
+  double paced_rate = 0;        // bytes/s; 0: not paced
+  double silent_seconds = 0;
 };
 
 // One lane's peers in one view.
@@ -54,6 +95,11 @@ struct AllReduceOptions {
   Codec codec = Codec::kFp32;
   int priority = 0;        // higher goes first where operations share a link
   std::string attachment;  // small (at most kMaxAttachment): every member gets every member's
+  // As long as the data, or empty: what a lossy codec took from this member's numbers is kept here
+  // and sent with the next operation that gets the same residual (error feedback).
+  std::span<float> residual;
+  // A failed or cancelled operation leaves the buffer as it was; costs a copy.
+  bool restore_on_failure = false;
 };
 
 struct AllReduceResult {
@@ -61,6 +107,8 @@ struct AllReduceResult {
   int64_t bytes_sent = 0;                // on the wire, frames and tags included
   int64_t bytes_received = 0;
   double seconds = 0;
+  ScheduleKind schedule = ScheduleKind::kEqual;
+  uint32_t plan_version = 0;
 };
 
 // One all-reduce under way.
@@ -68,7 +116,8 @@ class Operation {
  public:
   virtual ~Operation() = default;
   virtual bool Done() const = 0;
-  // Blocks until done. On failure the buffer's content is unspecified.
+  // Blocks until done. A failure leaves the buffer in no particular state, or restored (see
+  // AllReduceOptions).
   virtual StatusOr<AllReduceResult> Wait() = 0;
   // The operation ends with kCancelled (unless done); when Cancel returns, the engine no longer
   // touches the buffer.
@@ -87,9 +136,10 @@ class Engine {
   // What peers dial (the bound port filled in).
   virtual Endpoint endpoint() const = 0;
 
-  // Dials and awaits the group's members until every connection stands; blocks at most
-  // `deadline_seconds`. The member with the higher index dials. kDeadlineExceeded names who is
-  // missing; kUnauthenticated who could not prove the key.
+  // Dials and awaits the group's members until every connection stands and the first plan is known;
+  // over long links that includes a probe of at most 4 s. Blocks at most `deadline_seconds`. The
+  // member with the higher index dials. kDeadlineExceeded names who is missing; kUnauthenticated
+  // who could not prove the key.
   virtual Status Join(const Group& group, double deadline_seconds) = 0;
   // Closes the connections of a view; its operations end with kCancelled.
   virtual void Leave(ViewId view) = 0;
@@ -100,6 +150,11 @@ class Engine {
   virtual std::shared_ptr<Operation> AllReduce(ViewId view, LaneId lane, uint64_t id,
                                                std::span<float> data,
                                                const AllReduceOptions& options) = 0;
+
+  // What is known of the links to the members of all groups, and of the links that member 0 of a
+  // group knows from reports (empty elsewhere).
+  virtual std::vector<LinkStatus> Links() = 0;
+  virtual std::optional<LinkMatrix> Matrix(ViewId view, LaneId lane) = 0;
 
   // Since creation, over all lanes.
   virtual int64_t bytes_sent() const = 0;

@@ -5,7 +5,7 @@
 //    kMaxPending of them, each with the bytes of a greeting, for kHandshakeSeconds; the oldest goes
 //    when there are too many. One that calls for a (view, lane) that has not joined here yet is
 //    held unanswered within the same bounds, so that members may join in any order; a dialler whose
-//    connection was dropped dials again until its deadline.
+//    connection was dropped dials again.
 // 2. After each batch of events the groups settle: they read on where a link waited, send what has
 //    become possible, and deal with links that broke.
 // 3. Leave says Bye on every link, sends what is buffered and waits at most kDrainSeconds for the
@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include "collectives/wan/background.h"
 #include "collectives/wan/commands.h"
 #include "collectives/wan/engine.h"
 #include "collectives/wan/group.h"
@@ -42,6 +43,8 @@ class EngineImpl : public Engine, public Link::Owner {
   void Leave(ViewId view) override;
   std::shared_ptr<Operation> AllReduce(ViewId view, LaneId lane, uint64_t id, std::span<float> data,
                                        const AllReduceOptions& options) override;
+  std::vector<LinkStatus> Links() override;
+  std::optional<LinkMatrix> Matrix(ViewId view, LaneId lane) override;
   int64_t bytes_sent() const override { return bytes_sent_; }
   int64_t connections_refused() const override { return refused_; }
 
@@ -66,13 +69,18 @@ class EngineImpl : public Engine, public Link::Owner {
   void PauseAccepting(bool pause);
   Status AddGroup(const Group& group, std::shared_ptr<JoinProgress> progress);
   Status GiveUpJoining(const GroupName& name, double waited_seconds);
-  void StartLink(const GroupName& name, const JoinProgress::Dial& dial, StatusOr<Fd> fd);
+  GroupState::Hooks HooksFor(const GroupName& name, uint64_t incarnation,
+                             const std::shared_ptr<JoinProgress>& progress, const Group& group);
+  // The group of that name, if it is still the same one.
+  GroupState* Find(const GroupName& name, uint64_t incarnation);
+  void StartLink(const GroupName& name, uint64_t incarnation, int member, StatusOr<Fd> fd);
   Status Admit(Link* link, GroupState* group);
   void RemoveGroup(GroupName name);
   void CloseGently(Link* link);
   void Drop(Link* link, const Status& status);
   void Settle();
   void Expire();
+  void Tick();
   GroupState* Find(const GroupName& name);
   GroupState* GroupOf(const Link* link) { return Find(NameOf(link->hello())); }
   static GroupName NameOf(const Hello& hello) {
@@ -93,10 +101,13 @@ class EngineImpl : public Engine, public Link::Owner {
   std::map<GroupName, Entry> groups_;
   std::unordered_map<Link*, std::unique_ptr<Link>> links_;
   std::list<Link*> pending_;                    // accepted and not proven, oldest first
+  std::list<Link*> dialling_;                   // dialled and not proven, oldest first
   std::list<Link*> closing_;                    // oldest first
+  double tick_at_ = 0;                          // of the groups
   std::vector<std::unique_ptr<Link>> dropped_;  // until the events at hand are done
 
-  std::thread thread_;  // last: it uses all of the above
+  std::thread thread_;  // uses all of the above
+  std::unique_ptr<Background> background_;
 };
 
 }  // namespace atl::wan

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -30,14 +32,16 @@ Status EngineImpl::OnHello(Link* link) {
 
 Status EngineImpl::Admit(Link* link, GroupState* group) {
   RETURN_IF_ERROR(group->CheckHello(link->hello()));
-  return link->Accept(group->group().key);
+  return link->Accept(group->group().key, group->incarnation());
 }
 
 Status EngineImpl::OnReady(Link* link) {
   GroupState* const group = GroupOf(link);
   if (group == nullptr) return absl::CancelledError("the view was left");
+  if (link->dialled()) dialling_.remove(link);
   RETURN_IF_ERROR(group->Attach(link));
   pending_.remove(link);
+  tick_at_ = 0;
   return OkStatus();
 }
 
@@ -65,8 +69,11 @@ void EngineImpl::Drop(Link* link, const Status& status) {
   dropped_.push_back(std::move(at->second));
   links_.erase(at);
   const bool pending = !link->dialled() && std::count(pending_.begin(), pending_.end(), link) > 0;
+  const bool dialling = std::count(dialling_.begin(), dialling_.end(), link) > 0;
   pending_.remove(link);
+  dialling_.remove(link);
   closing_.remove(link);
+  tick_at_ = 0;
   if (link->closing()) return;
   GroupState* const group = GroupOf(link);
   if (pending || absl::IsInvalidArgument(status) || absl::IsDataLoss(status)) {
@@ -77,8 +84,8 @@ void EngineImpl::Drop(Link* link, const Status& status) {
   if (group == nullptr) return;
   if (pending) {
     if (absl::IsUnauthenticated(status)) group->KeyRefused(link->member());
-  } else if (!link->ready()) {
-    group->DialFailed(link->hello().to, link->hello().stream, status);
+  } else if (dialling) {
+    group->DialFailed(link->hello().to, status);
   } else {
     group->OnLost(link, status);
   }
@@ -105,6 +112,7 @@ void EngineImpl::Run() {
       }
     }
     Settle();
+    Tick();
     Expire();
     dropped_.clear();
   }
@@ -118,6 +126,18 @@ void EngineImpl::Settle() {
     for (const auto& [name, entry] : groups_) entry.state->Settle(&losses);
     for (const auto& [link, status] : losses) Drop(link, status);
   } while (!losses.empty());
+}
+
+void EngineImpl::Tick() {
+  const double now = Now();
+  if (now < tick_at_) return;
+  tick_at_ = std::numeric_limits<double>::infinity();
+  GroupState::Losses losses;
+  for (const auto& [name, entry] : groups_) {
+    tick_at_ = std::min(tick_at_, entry.state->Tick(now, &losses));
+  }
+  for (const auto& [link, status] : losses) Drop(link, status);
+  Settle();
 }
 
 void EngineImpl::AcceptAll() {
@@ -149,7 +169,9 @@ void EngineImpl::PauseAccepting(bool pause) {
 
 int EngineImpl::TimeoutMs() const {
   double next = accept_again_;
-  for (const std::list<Link*>* const list : {&pending_, &closing_}) {
+  if (!std::isinf(tick_at_)) next = next == 0 ? tick_at_ : std::min(next, tick_at_);
+  if (tick_at_ == 0) return 0;
+  for (const std::list<Link*>* const list : {&pending_, &dialling_, &closing_}) {
     if (list->empty()) continue;
     const double deadline = list->front()->deadline;
     next = next == 0 ? deadline : std::min(next, deadline);
@@ -164,6 +186,9 @@ void EngineImpl::Expire() {
   if (accept_again_ != 0 && now >= accept_again_) PauseAccepting(false);
   while (!pending_.empty() && pending_.front()->deadline <= now) {
     Drop(pending_.front(), absl::DeadlineExceededError("it did not identify itself in time"));
+  }
+  while (!dialling_.empty() && dialling_.front()->deadline <= now) {
+    Drop(dialling_.front(), absl::UnavailableError("nobody answered the call"));
   }
   while (!closing_.empty() && closing_.front()->deadline <= now) {
     Drop(closing_.front(), absl::DeadlineExceededError("it did not close in time"));

@@ -1,5 +1,6 @@
 #include "collectives/wan/exchange.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -7,15 +8,24 @@
 
 namespace atl::wan {
 
+namespace {
+
+int64_t ChunkOf(const Exchange::Parameters& parameters) {
+  return ChunkElements(parameters.options.codec,
+                       std::min(parameters.chunk_bytes, parameters.plan.plan.chunk_bytes));
+}
+
+}  // namespace
+
 ReductionShape Exchange::ShapeOf(const Parameters& parameters) {
   ReductionShape shape;
   shape.self = parameters.self;
   shape.codec = parameters.options.codec;
-  shape.chunk_elements = ChunkElements(shape.codec, parameters.chunk_bytes);
+  shape.chunk_elements = ChunkOf(parameters);
   // Of the chunk's real size, which members compare; chunk_bytes may differ below a grid step.
   shape.window = WindowChunks(parameters.members,
                               static_cast<int64_t>(EncodedSize(shape.codec, shape.chunk_elements)));
-  shape.shares = EqualShares(static_cast<int64_t>(parameters.data.size()), parameters.members);
+  shape.trees = parameters.plan.plan.trees;
   return shape;
 }
 
@@ -25,67 +35,77 @@ Exchange::Exchange(const Parameters& parameters, std::shared_ptr<OperationHandle
       priority_(parameters.options.priority),
       began_(parameters.began),
       handle_(std::move(handle)),
+      kind_(parameters.plan.plan.kind),
       attachments_(parameters.members),
       peers_(parameters.members),
-      reduction_(ShapeOf(parameters), parameters.data) {
+      data_(parameters.data),
+      backup_(
+          parameters.options.restore_on_failure ? parameters.data.begin() : parameters.data.end(),
+          parameters.data.end()),
+      reduction_(ShapeOf(parameters), parameters.data, parameters.options.residual) {
   start_.elements = parameters.data.size();
-  start_.chunk_elements =
-      static_cast<uint32_t>(ChunkElements(parameters.options.codec, parameters.chunk_bytes));
+  start_.chunk_elements = static_cast<uint32_t>(ChunkOf(parameters));
+  start_.plan_version = parameters.plan.version;
   start_.members = static_cast<uint16_t>(parameters.members);
-  start_.schedule = static_cast<uint8_t>(Schedule::kDirectEqualShares);
   start_.codec = static_cast<uint8_t>(parameters.options.codec);
   start_.attachment_bytes = static_cast<uint32_t>(parameters.options.attachment.size());
+  start_.next_plan = parameters.next_plan;
   attachments_[self_] = parameters.options.attachment;
   for (Peer& peer : peers_) peer.attachment_sent = start_.attachment_bytes == 0;
-  peers_[self_] = {start_, 0, true, true, true};
+  peers_[self_] = {start_, nullptr, true, true, true};
   handle_->SetElementsDone(reduction_.elements_done());
 }
 
-FrameHeader Exchange::Header(const Link& link, FrameType type, size_t payload) const {
+FrameHeader Exchange::Header(FrameType type) const {
   FrameHeader header;
   header.type = type;
-  header.lane = link.hello().lane;
   header.operation = id_;
-  header.payload = static_cast<uint32_t>(payload);
   return header;
 }
 
-void Exchange::Announce(Link* link) {
-  Peer& peer = peers_[link->member()];
-  const uint64_t bit = uint64_t{1} << link->hello().stream;
-  if ((peer.announced & bit) != 0) return;
-  peer.announced |= bit;
-  link->Append(Header(*link, FrameType::kStart, kStartSize), EncodeStart(start_));
-  CountSent(kStartSize);
+void Exchange::Announce(Channel* channel, Link* link) {
+  Peer& peer = peers_[channel->member()];
+  if (peer.started != nullptr) return;
+  auto frame = std::make_shared<StartFrame>();
+  frame->payload = EncodeStart(start_);
+  frame->header = Header(FrameType::kStart);
+  frame->header.payload = static_cast<uint32_t>(frame->payload.size());
+  channel->Number(&frame->header);
+  CountSent(frame->payload.size());
+  peer.started = frame;
+  channel->SendStart(link, std::move(frame));
 }
 
-bool Exchange::AppendNext(Link* link, bool eager) {
-  Peer& peer = peers_[link->member()];
+bool Exchange::AppendNext(Channel* channel, Link* link, bool eager) {
+  const int member = channel->member();
+  Peer& peer = peers_[member];
   if (peer.gone || (!eager && !peer.start.has_value())) return false;
   if (!peer.attachment_sent) {
     peer.attachment_sent = true;
-    Announce(link);
+    Announce(channel, link);
     const std::string& text = attachments_[self_];
-    link->Append(Header(*link, FrameType::kAttachment, text.size()),
-                 Bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size()));
+    channel->SendBytes(link, Header(FrameType::kAttachment), {text.begin(), text.end()},
+                       peer.started);
     CountSent(text.size());
     return true;
   }
-  const std::optional<Reduction::Piece> piece = reduction_.NextPiece(link->member());
+  const std::optional<Reduction::Piece> piece = reduction_.NextPiece(member);
   if (!piece.has_value()) return false;
-  Announce(link);
+  Announce(channel, link);
   const size_t size = reduction_.PieceSize(*piece);
-  FrameHeader header = Header(*link, piece->type, size);
+  FrameHeader header = Header(piece->type);
+  header.tree = static_cast<uint16_t>(piece->tree);
   header.range = piece->range;
-  reduction_.WritePiece(*piece, link->BeginFrame(header));
-  link->FinishFrame();
+  header.payload = static_cast<uint32_t>(size);
+  channel->SendPiece(link, header, this, *piece, reduction_.PieceInPlace(*piece), peer.started);
   CountSent(size);
   return true;
 }
 
 Status Exchange::TakeStart(int member, const Start& start) {
   Peer& peer = peers_[member];
-  bytes_received_ += static_cast<int64_t>(kHeaderSize + kStartSize + kTagSize);
+  bytes_received_ +=
+      static_cast<int64_t>(kHeaderSize + kStartSize + start.next_plan.size() + kTagSize);
   if (peer.start.has_value()) return OkStatus();  // the same again, on another stream
   const std::string difference = StartDifference(start_, start);
   if (!difference.empty()) return absl::InvalidArgumentError(difference);
@@ -122,6 +142,8 @@ Status Exchange::Take(int member, const FrameHeader& header, Bytes payload) {
   return OkStatus();
 }
 
+void Exchange::Restore() { std::copy(backup_.begin(), backup_.end(), data_.begin()); }
+
 void Exchange::Forget(int member) {
   peers_[member].gone = true;
   reduction_.Forget(member);
@@ -146,6 +168,8 @@ AllReduceResult Exchange::Result(double now) const {
   result.bytes_sent = bytes_sent_;
   result.bytes_received = bytes_received_;
   result.seconds = now - began_;
+  result.schedule = kind_;
+  result.plan_version = start_.plan_version;
   return result;
 }
 

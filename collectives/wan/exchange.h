@@ -1,5 +1,5 @@
 // One all-reduce in its group: the agreement before numbers flow (starts), the attachments, and the
-// reduction, put into frames. Knows links only as places to append frames to.
+// reduction, put into frames. Knows links and channels only as places to append frames to.
 //
 // Invariant: on every stream our start comes before the operation's other frames, so that a
 // receiver knows an operation before it sees its numbers. Thread rule: the I/O thread only.
@@ -12,13 +12,14 @@
 #include <string>
 #include <vector>
 
+#include "collectives/wan/channel.h"
 #include "collectives/wan/link.h"
 #include "collectives/wan/operation.h"
 #include "collectives/wan/reduction.h"
 
 namespace atl::wan {
 
-class Exchange {
+class Exchange : public PieceSource {
  public:
   struct Parameters {
     uint64_t id = 0;
@@ -28,6 +29,8 @@ class Exchange {
     AllReduceOptions options;
     std::span<float> data;
     double began = 0;  // monotonic seconds
+    NumberedPlan plan;
+    std::vector<uint8_t> next_plan;  // to be announced with our start
   };
 
   Exchange(const Parameters& parameters, std::shared_ptr<OperationHandle> handle);
@@ -36,11 +39,11 @@ class Exchange {
   int priority() const { return priority_; }
   OperationHandle* handle() const { return handle_.get(); }
 
-  // Sends our start on this link unless it was.
-  void Announce(Link* link);
+  // Sends our start to the channel's member, over this link, unless it was sent before.
+  void Announce(Channel* channel, Link* link);
   // Appends the next frame for the link's member; false if there is none for now. Unless `eager`,
   // only to members whose start is here.
-  bool AppendNext(Link* link, bool eager);
+  bool AppendNext(Channel* channel, Link* link, bool eager);
 
   // kInvalidArgument says what differs; it fails the operation, not the connection.
   Status TakeStart(int member, const Start& start);
@@ -52,18 +55,25 @@ class Exchange {
   bool Needs(int member) const;
   bool Complete() const;
   AllReduceResult Result(double now) const;
+  // The buffer gets back what it held at the start, if that was kept.
+  void Restore();
+
+  // PieceSource
+  void Rewrite(const Reduction::Piece& piece, uint8_t* out) override {
+    reduction_.WritePiece(piece, out);
+  }
 
  private:
   struct Peer {
-    std::optional<Start> start;    // its
-    uint64_t announced = 0;        // streams that carried our start, a bit each
-    bool attachment_sent = false;  // or there is nothing to send
+    std::optional<Start> start;                 // its
+    std::shared_ptr<const StartFrame> started;  // ours, once it has its number
+    bool attachment_sent = false;               // or there is nothing to send
     bool attachment_here = false;
     bool gone = false;
   };
 
   static ReductionShape ShapeOf(const Parameters& parameters);
-  FrameHeader Header(const Link& link, FrameType type, size_t payload) const;
+  FrameHeader Header(FrameType type) const;
   void CountSent(size_t payload) {
     bytes_sent_ += static_cast<int64_t>(kHeaderSize + payload + kTagSize);
   }
@@ -73,9 +83,12 @@ class Exchange {
   const int priority_;
   const double began_;
   const std::shared_ptr<OperationHandle> handle_;
+  const ScheduleKind kind_;
   Start start_;  // ours
   std::vector<std::string> attachments_;
   std::vector<Peer> peers_;
+  const std::span<float> data_;
+  std::vector<float> backup_;  // of data_, if it is to be restored
   Reduction reduction_;
   int64_t bytes_sent_ = 0;
   int64_t bytes_received_ = 0;

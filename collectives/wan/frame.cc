@@ -1,7 +1,11 @@
 #include "collectives/wan/frame.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +23,8 @@ constexpr char kMagic[] = "ATOLLWAN";
 constexpr size_t kMagicSize = 8;
 constexpr uint8_t kFrameMagic[2] = {'A', 'F'};
 constexpr uint64_t kMaxElements = uint64_t{1} << 48;
+constexpr size_t kCheckAt = 6;  // in a header
+constexpr size_t kReportSize = 8 + 6 * sizeof(double);
 
 // Appends integers to a buffer whose size the caller has made sure of.
 class Writer {
@@ -70,45 +76,94 @@ Status TakeMagic(Bytes bytes, size_t size, Reader* reader) {
   return OkStatus();
 }
 
-Status CheckFields(const FrameHeader& header) {
-  const bool numbers = header.type == FrameType::kContribution || header.type == FrameType::kResult;
-  if (header.payload > kMaxPayload) {
-    return Bad(absl::StrCat("a frame with a payload of ", header.payload, " bytes"));
-  }
-  if (!numbers && header.range != Range{0, 0}) return Bad("a frame with a range it cannot have");
-  if (numbers && header.range.empty()) return Bad("a frame with no elements");
+bool IsNumbers(FrameType type) {
+  return type == FrameType::kContribution || type == FrameType::kResult;
+}
+
+Status CheckPayload(const FrameHeader& header) {
+  const size_t size = header.payload;
+  const auto bounded = [size](size_t least, size_t most, const char* what) {
+    return size >= least && size <= most
+               ? OkStatus()
+               : Bad(absl::StrCat(what, " with a payload of ", size, " bytes"));
+  };
   switch (header.type) {
     case FrameType::kConfirm:
-      return header.payload == 0 ? OkStatus() : Bad("a confirmation with a payload");
+    case FrameType::kPing:
+      return bounded(0, 0, "a confirmation or ping");
     case FrameType::kStart:
-      return header.payload == kStartSize ? OkStatus() : Bad("a start of the wrong size");
+      return bounded(kStartSize, kStartSize + kMaxPlanBytes, "a start");
     case FrameType::kAttachment:
-      return header.payload <= Engine::kMaxAttachment ? OkStatus() : Bad("a huge attachment");
+      return bounded(0, Engine::kMaxAttachment, "an attachment");
     case FrameType::kContribution:
     case FrameType::kResult:
-      return OkStatus();
+    case FrameType::kProbe:
+      return bounded(0, kMaxPayload, "a frame");
     case FrameType::kAbort:
     case FrameType::kBye:
-      return header.payload >= 1 && header.payload <= 1 + kMaxReason
-                 ? OkStatus()
-                 : Bad("a reason of the wrong size");
+      return bounded(1, 1 + kMaxReason, "a reason");
+    case FrameType::kPlan:
+      return bounded(8, 8 + kMaxPlanBytes, "a plan");
+    case FrameType::kReport:
+      return bounded(4, 4 + kMaxMembers * kReportSize, "a report");
+    case FrameType::kAck:
+      return bounded(8, 8 + kMaxAckRanges * 16, "an acknowledgement");
   }
   return Bad(absl::StrCat("a frame of unknown type ", static_cast<int>(header.type)));
 }
 
+Status CheckFields(const FrameHeader& header) {
+  RETURN_IF_ERROR(CheckPayload(header));
+  if (IsNumbers(header.type)) {
+    if (header.range.empty()) return Bad("a frame with no elements");
+    if (header.tree >= kMaxTrees) return Bad("a frame of a tree that no plan has");
+  } else if (header.range != Range{0, 0} || header.tree != 0) {
+    return Bad("a frame with a range it cannot have");
+  }
+  if (IsSequenced(header.type) != (header.sequence != 0)) {
+    return Bad("a frame with or without a sequence number, wrongly");
+  }
+  return OkStatus();
+}
+
+// So that a length which was damaged on the way is seen before its bytes are waited for. Proof
+// against accidents; against intent there is the tag.
+uint16_t HeaderCheck(const uint8_t* header) {
+  std::array<uint8_t, kHeaderSize> bytes;
+  std::memcpy(bytes.data(), header, kHeaderSize);
+  bytes[kCheckAt] = bytes[kCheckAt + 1] = 0;
+  return static_cast<uint16_t>(XXH3_64bits(bytes.data(), bytes.size()));
+}
+
+// Finite, not negative, and of a size that arithmetic survives.
+bool IsSane(double value) { return value >= 0 && value <= 1e18; }
+
 }  // namespace
+
+bool IsSequenced(FrameType type) {
+  switch (type) {
+    case FrameType::kConfirm:
+    case FrameType::kAck:
+    case FrameType::kPing:
+    case FrameType::kProbe:
+      return false;
+    default:
+      return true;
+  }
+}
 
 void EncodeHello(const Hello& hello, uint8_t* out) {
   Writer(out)
       .PutBytes(kMagic, kMagicSize)
       .Put<uint16_t>(hello.version)
-      .Put<uint16_t>(0)
+      .Put<uint8_t>(hello.plain)
+      .Put<uint8_t>(0)
       .Put<uint32_t>(hello.lane)
       .Put<uint64_t>(hello.view)
       .Put<uint16_t>(hello.from)
       .Put<uint16_t>(hello.to)
-      .Put<uint16_t>(hello.stream)
-      .Put<uint16_t>(hello.streams)
+      .Put<uint32_t>(0)
+      .Put<uint64_t>(hello.incarnation)
       .PutBytes(hello.nonce.data(), kNonceSize);
 }
 
@@ -118,6 +173,7 @@ void EncodeAnswer(const Answer& answer, uint8_t* out) {
       .Put<uint16_t>(answer.version)
       .Put<uint16_t>(0)
       .Put<uint32_t>(0)
+      .Put<uint64_t>(answer.incarnation)
       .PutBytes(answer.nonce.data(), kNonceSize);
 }
 
@@ -126,23 +182,28 @@ void EncodeHeader(const FrameHeader& header, uint8_t* out) {
       .PutBytes(kFrameMagic, sizeof kFrameMagic)
       .Put<uint8_t>(static_cast<uint8_t>(header.type))
       .Put<uint8_t>(0)  // flags
-      .Put<uint32_t>(header.lane)
-      .Put<uint64_t>(header.operation)
-      .Put<uint64_t>(static_cast<uint64_t>(header.range.begin))
+      .Put<uint16_t>(header.tree)
+      .Put<uint16_t>(0)
       .Put<uint32_t>(static_cast<uint32_t>(header.range.size()))
-      .Put<uint32_t>(header.payload);
+      .Put<uint32_t>(header.payload)
+      .Put<uint64_t>(header.operation)
+      .Put<uint64_t>(header.sequence)
+      .Put<uint64_t>(static_cast<uint64_t>(header.range.begin));
+  const uint16_t check = HeaderCheck(out);
+  std::memcpy(out + kCheckAt, &check, sizeof check);
 }
 
 std::vector<uint8_t> EncodeStart(const Start& start) {
-  std::vector<uint8_t> bytes(kStartSize);
+  std::vector<uint8_t> bytes(kStartSize + start.next_plan.size());
   Writer(bytes.data())
       .Put<uint64_t>(start.elements)
       .Put<uint32_t>(start.chunk_elements)
+      .Put<uint32_t>(start.plan_version)
       .Put<uint16_t>(start.members)
-      .Put<uint8_t>(start.schedule)
       .Put<uint8_t>(start.codec)
+      .Put<uint8_t>(0)
       .Put<uint32_t>(start.attachment_bytes)
-      .Put<uint32_t>(0);
+      .PutBytes(start.next_plan.data(), start.next_plan.size());
   return bytes;
 }
 
@@ -155,26 +216,90 @@ std::vector<uint8_t> EncodeReason(const Reason& reason) {
   return bytes;
 }
 
+// version 4, kind 1, 0 1, trees 2, throughput 8, latency 8, bytes a chunk 8; a tree: weight 4, root
+// 2, 0 2, parents 2 each (0xFFFF: none), reduce then broadcast.
+std::vector<uint8_t> EncodePlan(const NumberedPlan& numbered) {
+  const TreePlan& plan = numbered.plan;
+  const size_t members = plan.members();
+  std::vector<uint8_t> bytes(32 + plan.trees.size() * (8 + 4 * members));
+  Writer writer(bytes.data());
+  writer.Put<uint32_t>(numbered.version)
+      .Put<uint8_t>(static_cast<uint8_t>(plan.kind))
+      .Put<uint8_t>(0)
+      .Put<uint16_t>(static_cast<uint16_t>(plan.trees.size()))
+      .Put<double>(plan.throughput)
+      .Put<double>(plan.latency)
+      .Put<int64_t>(plan.chunk_bytes);
+  for (const Tree& tree : plan.trees) {
+    const double units = std::clamp(std::round(tree.weight * kWeightUnits), 1.0, kWeightUnits);
+    writer.Put<uint32_t>(static_cast<uint32_t>(units))
+        .Put<uint16_t>(static_cast<uint16_t>(tree.root))
+        .Put<uint16_t>(0);
+    for (const int parent : tree.reduce_parent) writer.Put<uint16_t>(static_cast<uint16_t>(parent));
+    for (const int parent : tree.broadcast_parent) {
+      writer.Put<uint16_t>(static_cast<uint16_t>(parent));
+    }
+  }
+  return bytes;
+}
+
+std::vector<uint8_t> EncodeProbeRequest(double seconds) {
+  std::vector<uint8_t> bytes(sizeof seconds);
+  Writer(bytes.data()).Put<double>(seconds);
+  return bytes;
+}
+
+// reports 4; a report: to 2, reachable 1, 0 5, then six numbers of 8 bytes.
+std::vector<uint8_t> EncodeReports(const std::vector<LinkReport>& reports) {
+  std::vector<uint8_t> bytes(4 + reports.size() * kReportSize);
+  Writer writer(bytes.data());
+  writer.Put<uint32_t>(static_cast<uint32_t>(reports.size()));
+  for (const LinkReport& report : reports) {
+    writer.Put<uint16_t>(static_cast<uint16_t>(report.to))
+        .Put<uint8_t>(report.reachable ? 1 : 0)
+        .Put<uint8_t>(0)
+        .Put<uint32_t>(0)
+        .Put<double>(report.busy_seconds)
+        .Put<double>(report.acked_bytes)
+        .Put<double>(report.paced_rate)
+        .Put<double>(report.retransmitted)
+        .Put<double>(report.rtt_seconds)
+        .Put<double>(report.queue_seconds);
+  }
+  return bytes;
+}
+
+std::vector<uint8_t> EncodeAck(const Ack& ack) {
+  const size_t ranges = std::min(ack.ranges.size(), kMaxAckRanges);
+  std::vector<uint8_t> bytes(8 + ranges * 16);
+  Writer writer(bytes.data());
+  writer.Put<uint64_t>(ack.below);
+  for (size_t i = 0; i < ranges; ++i) {
+    writer.Put<int64_t>(ack.ranges[i].begin).Put<int64_t>(ack.ranges[i].end);
+  }
+  return bytes;
+}
+
 StatusOr<Hello> ParseHello(Bytes bytes) {
   Reader reader(bytes);
   RETURN_IF_ERROR(TakeMagic(bytes, kHelloSize, &reader));
   Hello hello;
   hello.version = reader.Take<uint16_t>();
   if (hello.version != kWireVersion) return hello;
-  const auto reserved = reader.Take<uint16_t>();
+  hello.plain = reader.Take<uint8_t>();
+  const auto reserved = reader.Take<uint8_t>();
   hello.lane = reader.Take<uint32_t>();
   hello.view = reader.Take<uint64_t>();
   hello.from = reader.Take<uint16_t>();
   hello.to = reader.Take<uint16_t>();
-  hello.stream = reader.Take<uint16_t>();
-  hello.streams = reader.Take<uint16_t>();
+  const auto more_reserved = reader.Take<uint32_t>();
+  hello.incarnation = reader.Take<uint64_t>();
   reader.TakeBytes(hello.nonce.data(), kNonceSize);
-  if (reserved != 0) return Bad("a hello with reserved bits");
+  if (reserved != 0 || more_reserved != 0 || hello.plain > 1) {
+    return Bad("a hello with reserved bits");
+  }
   if (hello.from >= kMaxMembers || hello.to >= kMaxMembers || hello.from == hello.to) {
     return Bad("a hello with member indexes that cannot be");
-  }
-  if (hello.streams < 1 || hello.streams > kMaxStreams || hello.stream >= hello.streams) {
-    return Bad("a hello with stream numbers that cannot be");
   }
   return hello;
 }
@@ -187,6 +312,7 @@ StatusOr<Answer> ParseAnswer(Bytes bytes) {
   if (answer.version != kWireVersion) return answer;
   const auto reserved = reader.Take<uint16_t>();
   if (reserved != 0 || reader.Take<uint32_t>() != 0) return Bad("an answer with reserved bits");
+  answer.incarnation = reader.Take<uint64_t>();
   reader.TakeBytes(answer.nonce.data(), kNonceSize);
   return answer;
 }
@@ -200,11 +326,14 @@ StatusOr<FrameHeader> ParseHeader(Bytes bytes) {
   FrameHeader header;
   header.type = static_cast<FrameType>(reader.Take<uint8_t>());
   const auto flags = reader.Take<uint8_t>();
-  header.lane = reader.Take<uint32_t>();
-  header.operation = reader.Take<uint64_t>();
-  const auto begin = reader.Take<uint64_t>();
+  header.tree = reader.Take<uint16_t>();
+  const auto check = reader.Take<uint16_t>();
   const auto count = reader.Take<uint32_t>();
   header.payload = reader.Take<uint32_t>();
+  header.operation = reader.Take<uint64_t>();
+  header.sequence = reader.Take<uint64_t>();
+  const auto begin = reader.Take<uint64_t>();
+  if (check != HeaderCheck(bytes.data())) return Bad("a header that was damaged on the way");
   if (flags != 0) return Bad("a frame with unknown flags");
   if (begin > kMaxElements) return Bad("a frame for elements that no vector has");
   header.range = {static_cast<int64_t>(begin), static_cast<int64_t>(begin + count)};
@@ -213,20 +342,128 @@ StatusOr<FrameHeader> ParseHeader(Bytes bytes) {
 }
 
 StatusOr<Start> ParseStart(Bytes bytes) {
-  if (bytes.size() != kStartSize) return Bad("a start of the wrong size");
+  if (bytes.size() < kStartSize || bytes.size() > kStartSize + kMaxPlanBytes) {
+    return Bad("a start of the wrong size");
+  }
   Reader reader(bytes);
   Start start;
   start.elements = reader.Take<uint64_t>();
   start.chunk_elements = reader.Take<uint32_t>();
+  start.plan_version = reader.Take<uint32_t>();
   start.members = reader.Take<uint16_t>();
-  start.schedule = reader.Take<uint8_t>();
   start.codec = reader.Take<uint8_t>();
+  const auto reserved = reader.Take<uint8_t>();
   start.attachment_bytes = reader.Take<uint32_t>();
-  if (reader.Take<uint32_t>() != 0) return Bad("a start with reserved bits");
+  if (reserved != 0) return Bad("a start with reserved bits");
   if (start.elements > kMaxElements) return Bad("a start of a vector that cannot be");
   if (start.chunk_elements == 0) return Bad("a start with chunks of no elements");
   if (start.attachment_bytes > Engine::kMaxAttachment) return Bad("a huge attachment");
+  start.next_plan.assign(bytes.begin() + kStartSize, bytes.end());
   return start;
+}
+
+StatusOr<NumberedPlan> ParsePlan(Bytes bytes, int members) {
+  if (bytes.size() < 32) return Bad("a plan that is too short");
+  Reader reader(bytes);
+  NumberedPlan numbered;
+  TreePlan& plan = numbered.plan;
+  numbered.version = reader.Take<uint32_t>();
+  const auto kind = reader.Take<uint8_t>();
+  const auto reserved = reader.Take<uint8_t>();
+  const auto trees = reader.Take<uint16_t>();
+  plan.throughput = reader.Take<double>();
+  plan.latency = reader.Take<double>();
+  plan.chunk_bytes = reader.Take<int64_t>();
+  if (reserved != 0 || kind > static_cast<uint8_t>(ScheduleKind::kTrees)) {
+    return Bad("a plan of an unknown kind");
+  }
+  plan.kind = static_cast<ScheduleKind>(kind);
+  if (trees < 1 || trees > kMaxTrees || bytes.size() != 32 + trees * (8 + 4 * size_t(members))) {
+    return Bad("a plan of the wrong size");
+  }
+  if (!IsSane(plan.throughput) || !IsSane(plan.latency) || plan.chunk_bytes < 1024 ||
+      plan.chunk_bytes > static_cast<int64_t>(kMaxPayload)) {
+    return Bad("a plan with numbers that cannot be");
+  }
+  double total = 0;
+  for (int i = 0; i < trees; ++i) {
+    Tree tree;
+    tree.weight = reader.Take<uint32_t>();
+    total += tree.weight;
+    tree.root = reader.Take<uint16_t>();
+    if (tree.weight < 1 || reader.Take<uint16_t>() != 0) return Bad("a tree that cannot be");
+    for (std::vector<int>* const parents : {&tree.reduce_parent, &tree.broadcast_parent}) {
+      for (int member = 0; member < members; ++member) {
+        const auto parent = reader.Take<uint16_t>();
+        parents->push_back(parent == 0xFFFF ? -1 : parent);
+      }
+    }
+    plan.trees.push_back(std::move(tree));
+  }
+  for (Tree& tree : plan.trees) tree.weight /= total;
+  RETURN_IF_ERROR(CheckPlan(plan, members));
+  return numbered;
+}
+
+StatusOr<std::optional<double>> ParseProbeRequest(Bytes bytes) {
+  if (bytes.size() != sizeof(double)) return std::optional<double>();
+  const double seconds = Reader(bytes).Take<double>();
+  if (!(seconds >= 0 && seconds <= kMaxProbeSeconds)) return Bad("a probe that cannot be");
+  return std::optional<double>(seconds);
+}
+
+StatusOr<std::vector<LinkReport>> ParseReports(Bytes bytes, int members, int from) {
+  if (bytes.size() < 4) return Bad("a report that is too short");
+  Reader reader(bytes);
+  const auto count = reader.Take<uint32_t>();
+  if (count > static_cast<uint32_t>(members) || bytes.size() != 4 + count * kReportSize) {
+    return Bad("a report of the wrong size");
+  }
+  std::vector<LinkReport> reports;
+  std::vector<bool> seen(members);
+  for (uint32_t i = 0; i < count; ++i) {
+    LinkReport report;
+    report.from = from;
+    report.to = reader.Take<uint16_t>();
+    report.reachable = reader.Take<uint8_t>() == 1;
+    const auto reserved = reader.Take<uint8_t>();
+    if (reader.Take<uint32_t>() != 0 || reserved != 0) return Bad("a report with reserved bits");
+    bool sane = true;
+    for (double* const number :
+         {&report.busy_seconds, &report.acked_bytes, &report.paced_rate, &report.retransmitted,
+          &report.rtt_seconds, &report.queue_seconds}) {
+      *number = reader.Take<double>();
+      sane = sane && IsSane(*number);
+    }
+    if (!sane || report.to >= members || report.to == from || seen[report.to]) {
+      return Bad("a report that cannot be");
+    }
+    seen[report.to] = true;
+    reports.push_back(report);
+  }
+  return reports;
+}
+
+StatusOr<Ack> ParseAck(Bytes bytes) {
+  if (bytes.size() < 8 || (bytes.size() - 8) % 16 != 0 || bytes.size() > 8 + kMaxAckRanges * 16) {
+    return Bad("an acknowledgement of the wrong size");
+  }
+  Reader reader(bytes);
+  Ack ack;
+  ack.below = reader.Take<uint64_t>();
+  if (ack.below < 1 || ack.below > uint64_t{1} << 62) return Bad("an acknowledgement of nothing");
+  int64_t last = static_cast<int64_t>(ack.below);
+  for (size_t i = 0; i < (bytes.size() - 8) / 16; ++i) {
+    Range range;
+    range.begin = reader.Take<int64_t>();
+    range.end = reader.Take<int64_t>();
+    if (range.begin <= last || range.end <= range.begin || range.end > int64_t{1} << 62) {
+      return Bad("an acknowledgement whose ranges cannot be");
+    }
+    last = range.end;
+    ack.ranges.push_back(range);
+  }
+  return ack;
 }
 
 StatusOr<Reason> ParseReason(Bytes bytes) {
@@ -254,7 +491,7 @@ std::string StartDifference(const Start& here, const Start& there) {
   };
   compare("elements", here.elements, there.elements);
   compare("members", here.members, there.members);
-  compare("schedule", here.schedule, there.schedule);
+  compare("plan", here.plan_version, there.plan_version);
   if (here.codec != there.codec) {
     differences.push_back(absl::StrCat("codec ", CodecName(static_cast<Codec>(here.codec)),
                                        " here, ", CodecName(static_cast<Codec>(there.codec)),

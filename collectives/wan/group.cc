@@ -1,8 +1,8 @@
+// Operations and frames of a group (group.h).
 #include "collectives/wan/group.h"
 
 #include <algorithm>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -12,6 +12,12 @@ namespace {
 
 // Operations that a member may have begun before us; more of them make its stream wait.
 constexpr size_t kMaxEarly = 1024;
+// What is held for a member that acknowledges nothing.
+constexpr size_t kMaxKeptBytes = 256 << 20;
+constexpr size_t kMaxUnacked = 1 << 16;
+constexpr size_t kProbeBytes = 32 << 10;
+
+double Now() { return Clock::Real()->MonotonicSeconds(); }
 
 bool IsNumbers(FrameType type) {
   return type == FrameType::kContribution || type == FrameType::kResult;
@@ -19,17 +25,48 @@ bool IsNumbers(FrameType type) {
 
 }  // namespace
 
-GroupState::GroupState(const Group& group, int streams, int64_t chunk_bytes,
-                       std::shared_ptr<JoinProgress> progress)
+GroupState::GroupState(const Group& group, const EngineOptions& options, uint64_t incarnation,
+                       Hooks hooks)
     : group_(group),
+      options_(options),
+      incarnation_(incarnation),
+      hooks_(std::move(hooks)),
       self_(static_cast<int>(group.self.value)),
-      streams_(streams),
-      chunk_bytes_(chunk_bytes),
-      progress_(std::move(progress)),
       members_(group.members.size()) {
-  for (int member = 0; member < self_; ++member) {
-    members_[member].streams.resize(streams_);
-    for (int stream = 0; stream < streams_; ++stream) WantDial(member, stream, 0);
+  for (int member = 0; member < members(); ++member) {
+    if (member != self_) members_[member].channel = std::make_unique<Channel>(self_, member);
+  }
+  if (self_ == 0) {
+    Conductor::Hooks conductor;
+    conductor.solve = hooks_.solve;
+    conductor.probe = [this](double seconds) {
+      const std::vector<uint8_t> request = EncodeProbeRequest(seconds);
+      FrameHeader header;
+      header.type = FrameType::kPlan;
+      for (Member& member : members_) {
+        if (member.channel != nullptr) member.channel->SendSmall(header, request);
+      }
+      BeginProbe(seconds);
+      MarkAllDirty();
+    };
+    conductor.first_plan = [this](const NumberedPlan& plan) {
+      FrameHeader header;
+      header.type = FrameType::kPlan;
+      for (Member& member : members_) {
+        if (member.channel != nullptr) member.channel->SendSmall(header, EncodePlan(plan));
+      }
+      MarkAllDirty();
+      OnFirstPlan(plan);
+    };
+    conductor.tell = [this](int member, const NumberedPlan& plan) {
+      FrameHeader header;
+      header.type = FrameType::kPlan;
+      members_[member].channel->SendSmall(header, EncodePlan(plan));
+      MarkDirty(member);
+    };
+    conductor_ = std::make_unique<Conductor>(group.names, options.schedule, options.order_stable,
+                                             static_cast<uint32_t>(incarnation) & 0x7FFFFFFF,
+                                             std::move(conductor));
   }
   CheckStanding();
 }
@@ -43,7 +80,7 @@ std::string GroupState::Name(int member) const {
 }
 
 void GroupState::MarkAllDirty() {
-  for (int member = 0; member < static_cast<int>(members_.size()); ++member) MarkDirty(member);
+  for (int member = 0; member < members(); ++member) MarkDirty(member);
 }
 
 // ---- operations
@@ -63,15 +100,40 @@ void GroupState::Begin(const Exchange::Parameters& parameters,
   any_begun_ = true;
   last_begun_ = id;
   resume_ = true;
+  last_active_ = Now();
   if (!broken_.ok()) {
     handle->Finish(broken_);
     return;
   }
-  Exchange::Parameters mine = parameters;
-  mine.members = static_cast<int>(members_.size());
+  waiting_.push_back({parameters, std::move(handle)});
+  BeginWaiting();
+}
+
+void GroupState::BeginWaiting() {
+  while (!waiting_.empty() && !plan_awaits_.has_value()) {
+    Waiting next = std::move(waiting_.front());
+    waiting_.pop_front();
+    BeginNow(std::move(next));
+  }
+}
+
+void GroupState::BeginNow(Waiting waiting) {
+  const uint64_t id = waiting.parameters.id;
+  Exchange::Parameters mine = waiting.parameters;
+  mine.members = members();
   mine.self = self_;
-  mine.chunk_bytes = chunk_bytes_;
-  auto owned = std::make_unique<Exchange>(mine, std::move(handle));
+  mine.chunk_bytes = options_.chunk_bytes;
+  mine.plan = *plan_;
+  if (conductor_ != nullptr) {
+    conductor_->OnBegin(static_cast<double>(EncodedSize(mine.options.codec, mine.data.size())));
+    if (const auto next = conductor_->TakeCandidate()) {
+      mine.next_plan = EncodePlan(*next);
+      plan_ = *next;
+    }
+  } else {
+    plan_awaits_ = id;
+  }
+  auto owned = std::make_unique<Exchange>(mine, std::move(waiting.handle));
   Exchange* const exchange = owned.get();
   exchanges_[id] = std::move(owned);
   const auto place = std::upper_bound(
@@ -79,25 +141,35 @@ void GroupState::Begin(const Exchange::Parameters& parameters,
         return a->priority() != b->priority() ? a->priority() > b->priority() : a->id() < b->id();
       });
   order_.insert(place, exchange);
-  for (const Member& member : members_) {
-    // None: the member is about to have left.
-    Link* const link = member.streams.empty() ? nullptr : member.streams.front();
-    if (link != nullptr) exchange->Announce(link);
+  for (Member& member : members_) {
+    if (member.channel == nullptr) continue;
+    member.channel->Expect(Now());
+    for (Link* const link : member.channel->links()) {
+      if (!link->ready() || link->bye_sent) continue;
+      exchange->Announce(member.channel.get(), link);
+      break;
+    }
   }
+  PaceLinks();
   MarkAllDirty();
   TakeEarly(exchange);
+  if (waiting.cancelled) {
+    const Reason reason = {ReasonCode::kCancelled, ""};
+    Fail(id, absl::CancelledError("cancelled before it began"), &reason);
+  }
   FinishIfComplete(id);
 }
 
 void GroupState::TakeEarly(Exchange* exchange) {
   const uint64_t id = exchange->id();
   Status failure;
-  for (int member = 0; member < static_cast<int>(members_.size()); ++member) {
+  for (int member = 0; member < members(); ++member) {
     std::map<uint64_t, Announced>& early = members_[member].early;
     const auto at = early.find(id);
     if (at != early.end()) {
-      if (at->second.started) {
-        const Status same = exchange->TakeStart(member, at->second.start);
+      if (at->second.start.has_value()) {
+        if (member == 0) failure = TakeNextPlan(*at->second.start);
+        const Status same = exchange->TakeStart(member, *at->second.start);
         if (!same.ok())
           failure = Annotate(same, absl::StrCat("operation ", id, " with ", Name(member)));
       }
@@ -109,160 +181,93 @@ void GroupState::TakeEarly(Exchange* exchange) {
 }
 
 void GroupState::Cancel(uint64_t id, const OperationHandle* handle) {
+  const Status cancelled = absl::CancelledError(absl::StrCat("operation ", id, " was cancelled"));
+  for (auto at = waiting_.begin(); at != waiting_.end(); ++at) {
+    if (at->handle.get() != handle) continue;
+    // The others await its start, and so does the order of plans: it will begin and be aborted.
+    at->cancelled = true;
+    at->handle->Finish(cancelled);
+    return;
+  }
   const auto at = exchanges_.find(id);
   if (at == exchanges_.end() || at->second->handle() != handle) return;
   const Reason reason = {ReasonCode::kCancelled, ""};
-  Fail(id, absl::CancelledError(absl::StrCat("operation ", id, " was cancelled")), &reason);
+  Fail(id, cancelled, &reason);
 }
 
 void GroupState::Leave() {
-  while (!exchanges_.empty()) {
-    Fail(exchanges_.begin()->first,
-         absl::CancelledError(absl::StrCat("this gateway left view ", group_.view.value)), nullptr);
-  }
-  if (broken_.ok()) broken_ = absl::CancelledError(absl::StrCat("left ", Place()));
+  const Status left = absl::CancelledError(absl::StrCat("this gateway left ", Place()));
+  for (const Waiting& waiting : waiting_) waiting.handle->Finish(left);
+  waiting_.clear();
+  while (!exchanges_.empty()) Fail(exchanges_.begin()->first, left, nullptr);
+  if (broken_.ok()) broken_ = left;
   SayBye({ReasonCode::kLeft, ""});
+}
+
+std::unique_ptr<Exchange> GroupState::Remove(uint64_t id) {
+  const auto at = exchanges_.find(id);
+  if (at == exchanges_.end()) return nullptr;
+  std::unique_ptr<Exchange> exchange = std::move(at->second);
+  std::erase(order_, exchange.get());
+  exchanges_.erase(at);
+  last_active_ = Now();
+  for (Member& member : members_) {
+    if (member.channel != nullptr) member.channel->Keep(exchange.get());
+  }
+  MarkAllDirty();  // another may be the oldest now
+  return exchange;
 }
 
 void GroupState::FinishIfComplete(uint64_t id) {
   const auto at = exchanges_.find(id);
   if (at == exchanges_.end() || !at->second->Complete()) return;
-  const std::unique_ptr<Exchange> exchange = std::move(at->second);
-  std::erase(order_, exchange.get());
-  exchanges_.erase(at);
-  MarkAllDirty();  // another may be the oldest now
-  exchange->handle()->Finish(exchange->Result(Clock::Real()->MonotonicSeconds()));
+  const std::unique_ptr<Exchange> exchange = Remove(id);
+  exchange->handle()->Finish(exchange->Result(Now()));
+  if (plan_.has_value() && plan_->plan.throughput > 0) SendReports();
   SayByeIfIdle();
 }
 
 void GroupState::Fail(uint64_t id, const Status& status, const Reason* reason) {
-  const auto at = exchanges_.find(id);
-  if (at == exchanges_.end()) return;
-  const std::unique_ptr<Exchange> exchange = std::move(at->second);
-  std::erase(order_, exchange.get());
-  exchanges_.erase(at);
+  const std::unique_ptr<Exchange> exchange = Remove(id);
+  if (exchange == nullptr) return;
   if (reason != nullptr) {
-    const std::vector<uint8_t> bytes = EncodeReason(*reason);
-    for (const Member& member : members_) {
-      Link* const link = member.streams.empty() ? nullptr : member.streams.front();
-      if (link == nullptr || !link->ready() || link->bye_sent) continue;
-      FrameHeader header;
-      header.type = FrameType::kAbort;
-      header.lane = link->hello().lane;
-      header.operation = id;
-      header.payload = static_cast<uint32_t>(bytes.size());
-      link->Append(header, bytes);
+    FrameHeader header;
+    header.type = FrameType::kAbort;
+    header.operation = id;
+    for (Member& member : members_) {
+      if (member.channel == nullptr || member.left) continue;
+      member.channel->SendSmall(header, EncodeReason(*reason));
     }
   }
-  MarkAllDirty();
+  exchange->Restore();
   exchange->handle()->Finish(status);
   SayByeIfIdle();
-}
-
-// ---- members that are lost or leave
-
-Status GroupState::PeerError(int member, const std::string& message) const {
-  Status status = absl::UnavailableError(message);
-  status.SetPayload(kPeerPayload, absl::Cord(group_.names[member]));
-  return status;
-}
-
-void GroupState::Break(const Status& status) {
-  if (broken_.ok()) {
-    LOG(WARNING) << Place() << " is broken: " << status.message();
-    broken_ = status;
-  }
-  const Reason reason = {ReasonCode::kLost, std::string(status.message())};
-  while (!exchanges_.empty()) Fail(exchanges_.begin()->first, status, &reason);
-  resume_ = true;
-  SayByeIfIdle();
-}
-
-void GroupState::MemberLeft(int member, const Reason& reason) {
-  members_[member].left = true;
-  std::string message = absl::StrCat(Name(member), " left ", Place());
-  if (!reason.text.empty()) absl::StrAppend(&message, ": ", reason.text);
-  const Status status = PeerError(member, message);
-  if (broken_.ok()) {
-    LOG(INFO) << message;
-    broken_ = status;
-  }
-  const Reason told = {ReasonCode::kLost, message};
-  std::vector<uint64_t> ids;
-  for (const auto& [id, exchange] : exchanges_) ids.push_back(id);
-  for (const uint64_t id : ids) {
-    const auto at = exchanges_.find(id);
-    if (at == exchanges_.end()) continue;
-    if (at->second->Needs(member)) {
-      Fail(id, status, &told);
-    } else {
-      at->second->Forget(member);
-      FinishIfComplete(id);
-    }
-  }
-  resume_ = true;
-  SayByeIfIdle();
-}
-
-void GroupState::SayByeIfIdle() {
-  if (broken_.ok() || !exchanges_.empty()) return;
-  SayBye({ReasonCode::kLost, std::string(broken_.message())});
-}
-
-void GroupState::SayBye(const Reason& reason) {
-  const std::vector<uint8_t> bytes = EncodeReason(reason);
-  for (const Member& member : members_) {
-    for (Link* const link : member.streams) {
-      if (link == nullptr || !link->ready() || link->bye_sent) continue;
-      FrameHeader header;
-      header.type = FrameType::kBye;
-      header.lane = link->hello().lane;
-      header.payload = static_cast<uint32_t>(bytes.size());
-      link->Append(header, bytes);
-      link->bye_sent = true;
-    }
-  }
-  MarkAllDirty();
-}
-
-void GroupState::OnLost(Link* link, const Status& status) {
-  const int index = link->member();
-  Member& member = members_[index];
-  const size_t stream = link->hello().stream;
-  if (stream >= member.streams.size() || member.streams[stream] != link) return;
-  member.streams[stream] = nullptr;
-  if (joining_) {
-    if (link->dialled()) {
-      DialFailed(index, static_cast<int>(stream), absl::UnavailableError(status.message()));
-    } else if (std::count(member.streams.begin(), member.streams.end(), nullptr) ==
-               static_cast<int64_t>(member.streams.size())) {
-      member.streams.clear();  // a new attempt may come with another number of streams
-    }
-    return;
-  }
-  if (link->bye_received) return;
-  Break(
-      PeerError(index, absl::StrCat("lost ", Name(index), " (", Place(), "): ", status.message())));
 }
 
 // ---- frames
 
 bool GroupState::IsPast(uint64_t id) const {
-  return !broken_.ok() || (any_begun_ && id <= last_begun_);
+  if (!broken_.ok()) return true;
+  if (!any_begun_ || id > last_begun_) return false;
+  for (const Waiting& waiting : waiting_) {
+    if (waiting.parameters.id == id) return false;
+  }
+  return true;
 }
 
 Status GroupState::OnHeader(Link* link, const FrameHeader& header) const {
+  const Member& member = members_[link->member()];
+  if (IsSequenced(header.type) && member.channel->Taken(header.sequence)) return OkStatus();
   if (link->bye_received) return absl::InvalidArgumentError("it sent more after its last frame");
   if (!IsNumbers(header.type) && header.type != FrameType::kAttachment) return OkStatus();
   const auto at = exchanges_.find(header.operation);
   if (at != exchanges_.end()) return at->second->Check(link->member(), header);
   if (IsPast(header.operation)) return OkStatus();
-  const auto& early = members_[link->member()].early;
-  const auto announced = early.find(header.operation);
-  if (announced == early.end() || !announced->second.started) {
+  const auto announced = member.early.find(header.operation);
+  if (announced == member.early.end() || !announced->second.start.has_value()) {
     return absl::InvalidArgumentError("it sent numbers of an operation that it has not started");
   }
-  const Start& start = announced->second.start;
+  const Start& start = *announced->second.start;
   const Codec codec = static_cast<Codec>(start.codec);
   if (header.type == FrameType::kAttachment && header.payload != start.attachment_bytes) {
     return absl::InvalidArgumentError("it sent an attachment of another size than announced");
@@ -275,26 +280,64 @@ Status GroupState::OnHeader(Link* link, const FrameHeader& header) const {
 }
 
 StatusOr<Link::Verdict> GroupState::OnFrame(Link* link, const FrameHeader& header, Bytes payload) {
+  Channel* const channel = members_[link->member()].channel.get();
+  if (link->peer_incarnation() != channel->incarnation) {
+    return absl::CancelledError("it is of a gateway that has begun anew");
+  }
+  switch (header.type) {
+    case FrameType::kPing:
+      link->ack_wanted = true;
+      MarkDirty(link->member());
+      return Link::Verdict::kTaken;
+    case FrameType::kAck: {
+      ASSIGN_OR_RETURN(const Ack ack, ParseAck(payload));
+      RETURN_IF_ERROR(channel->OnAck(ack));
+      MarkDirty(link->member());  // there may have been too much unacknowledged
+      return Link::Verdict::kTaken;
+    }
+    case FrameType::kProbe:
+      return Link::Verdict::kTaken;
+    case FrameType::kConfirm:
+      return absl::InvalidArgumentError("it sent a frame that has no place here");
+    default:
+      break;
+  }
+  if (channel->Taken(header.sequence)) {
+    link->ack_wanted = true;
+    if (header.type == FrameType::kBye) link->bye_received = true;
+    return Link::Verdict::kTaken;
+  }
+  const int member = link->member();
+  ASSIGN_OR_RETURN(const Link::Verdict verdict, OnSequenced(link, header, payload));
+  if (verdict == Link::Verdict::kTaken) {
+    channel->Take(header.sequence);
+    CheckLeft(member);
+  }
+  return verdict;
+}
+
+StatusOr<Link::Verdict> GroupState::OnSequenced(Link* link, const FrameHeader& header,
+                                                Bytes payload) {
   switch (header.type) {
     case FrameType::kStart:
       return OnStart(link->member(), header, payload);
     case FrameType::kAbort:
       return OnAbort(link->member(), header, payload);
     case FrameType::kBye:
-      return OnBye(link, payload);
-    case FrameType::kAttachment:
-    case FrameType::kContribution:
-    case FrameType::kResult:
+      return OnBye(link, header, payload);
+    case FrameType::kPlan:
+      return OnPlan(link->member(), payload);
+    case FrameType::kReport:
+      return OnReport(link->member(), payload);
+    default:
       return OnNumbers(link, header, payload);
-    case FrameType::kConfirm:
-      break;
   }
-  return absl::InvalidArgumentError("it sent a frame that has no place here");
 }
 
 StatusOr<Link::Verdict> GroupState::OnStart(int member, const FrameHeader& header, Bytes payload) {
   ASSIGN_OR_RETURN(const Start start, ParseStart(payload));
   const uint64_t id = header.operation;
+  if (member == 0 && plan_awaits_ == id) RETURN_IF_ERROR(TakeNextPlan(start));
   const auto at = exchanges_.find(id);
   if (at != exchanges_.end()) {
     const Status same = at->second->TakeStart(member, start);
@@ -303,13 +346,14 @@ StatusOr<Link::Verdict> GroupState::OnStart(int member, const FrameHeader& heade
     }
     MarkDirty(member);
     FinishIfComplete(id);
+    BeginWaiting();
     return Link::Verdict::kTaken;
   }
+  BeginWaiting();
   if (IsPast(id)) return Link::Verdict::kTaken;
   auto& early = members_[member].early;
   if (early.size() >= kMaxEarly && early.find(id) == early.end()) return Link::Verdict::kNotNow;
   early[id].start = start;
-  early[id].started = true;
   return Link::Verdict::kTaken;
 }
 
@@ -325,21 +369,19 @@ StatusOr<Link::Verdict> GroupState::OnAbort(int member, const FrameHeader& heade
     Fail(id, status, nullptr);
   } else if (!IsPast(id)) {
     auto& early = members_[member].early;
-    if (early.find(id) == early.end()) {
-      return absl::InvalidArgumentError("it aborted an operation that it has not started");
-    }
+    if (early.size() >= kMaxEarly && early.find(id) == early.end()) return Link::Verdict::kNotNow;
     early[id].aborted = status;
   }
   return Link::Verdict::kTaken;
 }
 
-StatusOr<Link::Verdict> GroupState::OnBye(Link* link, Bytes payload) {
-  ASSIGN_OR_RETURN(const Reason reason, ParseReason(payload));
+StatusOr<Link::Verdict> GroupState::OnBye(Link* link, const FrameHeader& header, Bytes payload) {
+  ASSIGN_OR_RETURN(Reason reason, ParseReason(payload));
   if (joining_) return absl::UnavailableError("it left while we were joining");
   link->bye_received = true;
   Member& member = members_[link->member()];
-  // Only when all its streams have ended has all that it sent been seen.
-  if (++member.byes == static_cast<int>(member.streams.size())) MemberLeft(link->member(), reason);
+  member.bye = std::move(reason);
+  member.bye_sequence = header.sequence;
   return Link::Verdict::kTaken;
 }
 
@@ -353,20 +395,31 @@ StatusOr<Link::Verdict> GroupState::OnNumbers(Link* link, const FrameHeader& hea
   }
   Exchange* const exchange = at->second.get();
   RETURN_IF_ERROR(exchange->Take(member, header, payload));
-  if (header.type == FrameType::kContribution) {
-    MarkAllDirty();  // the chunk may be complete
-  } else {
-    MarkDirty(member);  // its window may have moved
-  }
+  MarkAllDirty();  // a sum may be complete, a result may be passed on, a window may have moved
   FinishIfComplete(id);
   return Link::Verdict::kTaken;
 }
 
 bool GroupState::NextFrame(Link* link) {
-  for (Exchange* const exchange : order_) {
-    const bool eager = exchange->id() == exchanges_.begin()->first;
-    if (!exchange->AppendNext(link, eager)) continue;
-    FinishIfComplete(exchange->id());
+  Member& member = members_[link->member()];
+  Channel* const channel = member.channel.get();
+  if (channel->AppendLost(link)) return true;
+  if (member.bye.has_value()) return false;
+  if (channel->kept_bytes() < kMaxKeptBytes && channel->unacked() < kMaxUnacked) {
+    for (Exchange* const exchange : order_) {
+      const bool eager = exchange->id() == exchanges_.begin()->first;
+      const uint64_t id = exchange->id();
+      if (!exchange->AppendNext(channel, link, eager)) continue;
+      FinishIfComplete(id);
+      return true;
+    }
+  }
+  if (probe_until_ > 0) {
+    FrameHeader header;
+    header.type = FrameType::kProbe;
+    header.payload = kProbeBytes;
+    static const std::vector<uint8_t> zeros(kProbeBytes);
+    link->Append(header, zeros);
     return true;
   }
   return false;
@@ -376,8 +429,9 @@ void GroupState::Settle(Losses* losses) {
   if (resume_) {
     resume_ = false;
     for (const Member& member : members_) {
-      for (Link* const link : std::vector<Link*>(member.streams)) {
-        if (link == nullptr || link->dropped || !link->stalled()) continue;
+      if (member.channel == nullptr) continue;
+      for (Link* const link : std::vector<Link*>(member.channel->links())) {
+        if (link->dropped || !link->stalled()) continue;
         const Status status = link->Resume();
         if (!status.ok()) losses->emplace_back(link, status);
       }
@@ -386,9 +440,9 @@ void GroupState::Settle(Losses* losses) {
   while (any_dirty_) {
     any_dirty_ = false;
     for (Member& member : members_) {
-      if (!std::exchange(member.dirty, false)) continue;
-      for (Link* const link : std::vector<Link*>(member.streams)) {
-        if (link == nullptr || link->dropped || !link->ready() || link->awaits_room()) continue;
+      if (!std::exchange(member.dirty, false) || member.channel == nullptr) continue;
+      for (Link* const link : std::vector<Link*>(member.channel->links())) {
+        if (link->dropped || !link->ready() || link->awaits_room()) continue;
         const Status status = link->Flush();
         if (!status.ok()) losses->emplace_back(link, status);
       }

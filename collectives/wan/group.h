@@ -1,30 +1,38 @@
-// One lane's members in one view: their links, the operations under way, and what happens when a
-// member is lost.
+// One lane's members in one view: the channels to them, the operations under way, and what happens
+// when a member is silent, lost or leaves.
 //
-// - Which operation's frame goes next on a link: the highest priority, among equals the lowest id.
+// - The group stands when every channel has its links and member 0 (conductor.h) has told the first
+//   plan. Each operation runs by the plan that member 0 announced with the start of the operation
+//   before it: an operation that begins before that start is here waits.
+// - Which operation's frame goes next on a link: frames that were lost with another link, then the
+//   highest priority, among equals the lowest id.
 // - A frame for an operation that has not begun here makes its link wait (memory stays bounded by
 //   the kernel's buffers). So that this cannot block what began earlier, numbers for an operation
 //   go to a member that has not announced it only while it is the oldest one under way here: then
 //   all that the member awaits from us for earlier ones is already on its way, ahead of it.
-// - A link that breaks breaks the group: operations fail with the member's name, the other members
-//   are told (Abort for each operation, then Bye), later operations fail at once.
-// - A member that says Bye on all its streams has left: what needs nothing more from it goes on to
-//   its end, so that members may leave as soon as they themselves are done.
-// - While the group is joining, a link that breaks is dialled again or awaited anew.
+// - A link that breaks is dialled again, by either side; the channel sends what was lost. A member
+//   whose gateway refuses the call, or that stays silent for the engine's patience, is lost: it
+//   breaks the group. Operations fail with its name, the others are told (Abort for each
+//   operation, then Bye), later operations fail at once.
+// - A member that says Bye has left once all that it sent before is here: what needs nothing more
+//   from it goes on to its end, so that members may leave as soon as they themselves are done.
 //
 // Nothing here destroys a link or writes to a socket from within a callback: members with something
 // to send are marked, and Settle() does it. Thread rule: the I/O thread only.
 #pragma once
 
-#include <cstdint>
+#include <deque>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "collectives/wan/channel.h"
+#include "collectives/wan/conductor.h"
 #include "collectives/wan/exchange.h"
-#include "collectives/wan/join.h"
 #include "collectives/wan/link.h"
 
 namespace atl::wan {
@@ -33,26 +41,32 @@ class GroupState {
  public:
   using Losses = std::vector<std::pair<Link*, Status>>;
 
-  // Asks `progress` for the dials; the group stands when all links do.
-  GroupState(const Group& group, int streams, int64_t chunk_bytes,
-             std::shared_ptr<JoinProgress> progress);
+  // What a group asks of its engine.
+  struct Hooks {
+    std::function<void(int member)> dial;
+    std::function<void(const LinkMatrix& links, const PlanRequest& request)> solve;
+    std::function<void(const Status& status)> joined;  // the group stands, or cannot; once
+    std::function<void(int member, double seconds)> silent;
+  };
+
+  GroupState(const Group& group, const EngineOptions& options, uint64_t incarnation, Hooks hooks);
 
   const Group& group() const { return group_; }
-  const std::vector<Link*>& StreamsOf(int member) const { return members_[member].streams; }
+  uint64_t incarnation() const { return incarnation_; }
 
-  // Joining.
-  Hello HelloFor(int member, int stream) const;
+  // Joining, and links that come later.
+  Hello HelloFor(int member) const;
   // An accepted connection's hello names this group: may it go on?
   Status CheckHello(const Hello& hello) const;
-  // A proven link. An error: its place is taken.
+  // A proven link. An error: it has no place.
   Status Attach(Link* link);
   // A dialled connection did not become a link.
-  void DialFailed(int member, int stream, const Status& status);
+  void DialFailed(int member, const Status& status);
   // Somebody called in this member's name without the key.
   void KeyRefused(int member) { members_[member].key_refused = true; }
   // At the deadline: says who is missing.
   Status Missing(double waited_seconds) const;
-  bool joining() const { return joining_; }
+  void OnPlanned(StatusOr<TreePlan> plan);
 
   // Operations. Starting and cancelling finish the handle where they must.
   void Begin(const Exchange::Parameters& parameters, std::shared_ptr<OperationHandle> handle);
@@ -68,59 +82,111 @@ class GroupState {
   void OnLost(Link* link, const Status& status);
   // Reads on and sends what has become possible; links that broke on the way are added to `losses`.
   void Settle(Losses* losses);
+  // Dials, pings, acknowledgements, rates. Links that have stopped moving are added to `losses`.
+  // Returns when to come again; infinity: only when something happens.
+  double Tick(double now, Losses* losses);
+  std::vector<LinkStatus> Links(double now) const;
+  // Member 0 only.
+  std::optional<LinkMatrix> Matrix() const;
 
  private:
   struct Announced {  // an operation that has not begun here
-    Start start;
-    bool started = false;
+    std::optional<Start> start;
     Status aborted;
   };
   struct Member {
-    std::vector<Link*> streams;  // null: missing
-    int byes = 0;
+    std::unique_ptr<Channel> channel;  // null: ourselves
+    std::optional<Reason> bye;
+    uint64_t bye_sequence = 0;
     bool left = false;
     bool dirty = false;
     bool key_refused = false;
+    int breaches = 0;      // frames that broke the rules
+    int wanted_links = 1;  // that we dial
+    int dialling = 0;
+    double dial_at = 0;  // not before
+    double backoff_seconds = 0;
+    double down_since = 0;  // no link, though there were some
+    bool told_silent = false;
     std::string last_error;               // of dialling
-    double backoff_seconds = 0;           // of dialling
     std::map<uint64_t, Announced> early;  // by operation
   };
+  struct Waiting {
+    Exchange::Parameters parameters;
+    std::shared_ptr<OperationHandle> handle;
+    bool cancelled = false;  // and its handle finished: the buffer is no longer ours
+  };
 
-  void WantDial(int member, int stream, double delay_seconds);
+  // Joining and planning (group_joining.cc).
+  void DialDue(Member* member, int index, double now);
+  Status BeganAnew(int index);
+  bool LinksStand() const;
   void CheckStanding();
+  void OnFirstPlan(const NumberedPlan& plan);
+  void BeginProbe(double seconds);
+  void EndProbe();
+  void SendReports();
+  void PaceLinks();
+  void WantLinks();
+  StatusOr<Link::Verdict> OnPlan(int member, Bytes payload);
+  StatusOr<Link::Verdict> OnReport(int member, Bytes payload);
+  Status TakeNextPlan(const Start& start);
+
+  // Operations and frames (group.cc).
+  void BeginWaiting();
+  void BeginNow(Waiting waiting);
+  StatusOr<Link::Verdict> OnSequenced(Link* link, const FrameHeader& header, Bytes payload);
   StatusOr<Link::Verdict> OnStart(int member, const FrameHeader& header, Bytes payload);
   StatusOr<Link::Verdict> OnAbort(int member, const FrameHeader& header, Bytes payload);
-  StatusOr<Link::Verdict> OnBye(Link* link, Bytes payload);
+  StatusOr<Link::Verdict> OnBye(Link* link, const FrameHeader& header, Bytes payload);
   StatusOr<Link::Verdict> OnNumbers(Link* link, const FrameHeader& header, Bytes payload);
   // No operation with this id will begin here any more.
   bool IsPast(uint64_t id) const;
   void TakeEarly(Exchange* exchange);
   void FinishIfComplete(uint64_t id);
+  // Takes the operation off the lists; what it has sent can no longer be written again.
+  std::unique_ptr<Exchange> Remove(uint64_t id);
   // Ends an operation; with a reason the other members are told.
   void Fail(uint64_t id, const Status& status, const Reason* reason);
-  // kUnavailable, with the member's region as kPeerPayload.
+
+  // Members that are silent, lost or leave (group_members.cc).
   Status PeerError(int member, const std::string& message) const;
   void Break(const Status& status);
+  void CheckLeft(int member);
   void MemberLeft(int member, const Reason& reason);
   void SayBye(const Reason& reason);
   void SayByeIfIdle();
+  bool Working() const { return !exchanges_.empty() || !waiting_.empty() || joining_; }
+  void SendAcks(int index);
+  void Watch(Member* member, int index, double now, Losses* losses);
+
   void MarkDirty(int member) { members_[member].dirty = any_dirty_ = true; }
   void MarkAllDirty();
   std::string Place() const;  // "view 3, lane 0"
   std::string Name(int member) const;
+  int members() const { return static_cast<int>(members_.size()); }
 
   const Group group_;
+  const EngineOptions options_;
+  const uint64_t incarnation_;
+  const Hooks hooks_;
   const int self_;
-  const int streams_;
-  const int64_t chunk_bytes_;
-  const std::shared_ptr<JoinProgress> progress_;
-  bool joining_ = true;
-  Status broken_;  // not OK: no operation begins any more
+  std::unique_ptr<Conductor> conductor_;  // member 0 only
   std::vector<Member> members_;
+  bool joining_ = true;
+  bool stood_ = false;  // the links have been reported to stand
+  Status broken_;       // not OK: no operation begins any more
+
+  std::optional<NumberedPlan> plan_;     // of the next operation to begin
+  std::optional<uint64_t> plan_awaits_;  // the operation whose start from member 0 tells the plan
+  double probe_until_ = 0;               // 0: no probe
+
+  std::deque<Waiting> waiting_;                              // for their plan
   std::map<uint64_t, std::unique_ptr<Exchange>> exchanges_;  // under way
   std::vector<Exchange*> order_;                             // of sending
   bool any_begun_ = false;
-  uint64_t last_begun_ = 0;
+  uint64_t last_begun_ = 0;  // or waiting
+  double last_active_ = 0;
   bool any_dirty_ = false;
   bool resume_ = false;  // stalled links may go on
 };

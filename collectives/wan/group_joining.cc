@@ -1,9 +1,14 @@
-// The joining half of GroupState: who dials whom, which connections are let in, who is missing.
+// How a group comes to stand: who dials whom, which connections are let in, who is missing; the
+// probe and the plans (group.h).
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "collectives/wan/group.h"
 
@@ -12,102 +17,283 @@ namespace {
 
 constexpr double kFirstBackoffSeconds = 0.02;
 constexpr double kLastBackoffSeconds = 1;
+constexpr double kLongRoundTripSeconds = 1e-3;
+constexpr int kShortLinks = 2;  // connections of a pair that is near
+constexpr int kLongLinks = 4;   // and of one that is far, until its rate is known
+// One connection keeps about this many bytes under way by the kernel's defaults (4 MB to send,
+// half of 6 MB to receive); BBR wants twice the line's delay times its rate.
+constexpr double kBytesUnderWay = 2.5e6;
+constexpr double kUnderWayGain = 2;
+constexpr double kLeastPace = 125e3;
+// The side that was called dials too, but only after it could have been called again.
+constexpr double kCallBackSeconds = 1;
+
+double Now() { return Clock::Real()->MonotonicSeconds(); }
 
 }  // namespace
 
-Hello GroupState::HelloFor(int member, int stream) const {
+// ---- dialling
+
+Hello GroupState::HelloFor(int member) const {
   Hello hello;
   hello.view = static_cast<uint64_t>(group_.view.value);
   hello.lane = static_cast<uint32_t>(group_.lane.value);
   hello.from = static_cast<uint16_t>(self_);
   hello.to = static_cast<uint16_t>(member);
-  hello.stream = static_cast<uint16_t>(stream);
-  hello.streams = static_cast<uint16_t>(streams_);
+  hello.incarnation = incarnation_;
+  hello.plain = options_.encrypt ? 0 : 1;
   return hello;
 }
 
+void GroupState::DialDue(Member* member, int index, double now) {
+  if (member->left || member->bye.has_value() || now < member->dial_at) return;
+  const int links = static_cast<int>(member->channel->links().size());
+  if (index < self_) {
+    // Ours to dial: one first, which shows how far it is; then as many as suit.
+    const int wanted = links == 0 ? 1 : member->wanted_links;
+    while (links + member->dialling < wanted) {
+      ++member->dialling;
+      hooks_.dial(index);
+    }
+  } else if (!joining_ && links == 0 && member->dialling == 0 && member->down_since > 0 &&
+             now - member->down_since > kCallBackSeconds) {
+    ++member->dialling;
+    hooks_.dial(index);
+  }
+}
+
 Status GroupState::CheckHello(const Hello& hello) const {
-  if (hello.to != self_ || hello.from <= self_ || hello.from >= members_.size()) {
+  if (hello.to != self_ || hello.from == self_ || hello.from >= static_cast<int>(members_.size())) {
     return absl::InvalidArgumentError(absl::StrCat("a call from member ", hello.from, " to member ",
                                                    hello.to, " has no place in ", Place()));
   }
   const Member& member = members_[hello.from];
-  if (!joining_ || (!member.streams.empty() && (member.streams.size() != hello.streams ||
-                                                member.streams[hello.stream] != nullptr))) {
-    return absl::AlreadyExistsError(absl::StrCat("stream ", hello.stream, " of ", Name(hello.from),
-                                                 " has no place in ", Place(), " any more"));
+  if ((hello.plain != 0) == options_.encrypt) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        Name(hello.from), " called ", hello.plain != 0 ? "without" : "with", " encryption"));
+  }
+  if (!broken_.ok()) return absl::AlreadyExistsError(Place() + " is broken");
+  if (joining_ && hello.from < self_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a call from ", Name(hello.from), ", which is ours to call"));
+  }
+  if (member.channel->links().size() >= static_cast<size_t>(kMaxStreams)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("too many connections from ", Name(hello.from)));
   }
   return OkStatus();
 }
 
 Status GroupState::Attach(Link* link) {
-  Member& member = members_[link->member()];
-  if (!link->dialled()) {
-    // Another one with the same number may have been quicker to prove the key.
+  const int index = link->member();
+  Member& member = members_[index];
+  Channel* const channel = member.channel.get();
+  if (link->dialled()) {
+    member.dialling = std::max(0, member.dialling - 1);
+  } else {
     RETURN_IF_ERROR(CheckHello(link->hello()));
-    // The dialler decides how many streams there are.
-    if (member.streams.empty()) member.streams.resize(link->hello().streams);
   }
-  member.streams[link->hello().stream] = link;
+  if (channel->incarnation != link->peer_incarnation()) {
+    if (channel->incarnation != 0) RETURN_IF_ERROR(BeganAnew(index));
+    channel->incarnation = link->peer_incarnation();
+  }
+  link->Tune();
+  channel->Attach(link, Now());
+  member.backoff_seconds = 0;
+  member.down_since = 0;
+  if (options_.streams > 0) {
+    member.wanted_links = options_.streams;
+  } else if (member.wanted_links == 1) {
+    const StatusOr<TcpState> state = link->Tcp();
+    const bool far = state.ok() && state->rtt_seconds > kLongRoundTripSeconds;
+    member.wanted_links = far ? kLongLinks : kShortLinks;
+  }
+  if (index < self_) DialDue(&member, index, Now());
   CheckStanding();
-  MarkDirty(link->member());
+  MarkDirty(index);
   return OkStatus();
 }
 
-void GroupState::CheckStanding() {
-  if (!joining_) return;
-  for (int member = 0; member < static_cast<int>(members_.size()); ++member) {
-    const std::vector<Link*>& streams = members_[member].streams;
-    if (member == self_) continue;
-    if (streams.empty() || std::count(streams.begin(), streams.end(), nullptr) > 0) return;
+// A gateway that gave up joining and tries again. Once operations have begun it has missed some.
+Status GroupState::BeganAnew(int index) {
+  Member& member = members_[index];
+  if (any_begun_ || !member.early.empty()) {
+    const Status status = PeerError(
+        index, absl::StrCat("lost ", Name(index), " (", Place(), "): its gateway began anew"));
+    Break(status);
+    return absl::AlreadyExistsError(status.message());
   }
-  joining_ = false;
-  progress_->Finish(OkStatus());
+  member.channel->Restart();
+  member.bye.reset();
+  if (conductor_ != nullptr) conductor_->Restarted(index);
+  if (index == 0) stood_ = false;
+  return OkStatus();
 }
 
-void GroupState::WantDial(int member, int stream, double delay_seconds) {
-  progress_->WantDial({member, stream, Clock::Real()->MonotonicSeconds() + delay_seconds});
-}
-
-void GroupState::DialFailed(int member, int stream, const Status& status) {
-  if (!joining_) return;
-  if (absl::IsUnauthenticated(status) || absl::IsFailedPrecondition(status)) {
-    progress_->Finish(Annotate(status, absl::StrCat("while joining ", Place(), ": ", Name(member),
-                                                    " at ", group_.members[member].ToString())));
+void GroupState::DialFailed(int index, const Status& status) {
+  Member& member = members_[index];
+  member.dialling = std::max(0, member.dialling - 1);
+  if (!broken_.ok()) return;
+  if (joining_ && (absl::IsUnauthenticated(status) || absl::IsFailedPrecondition(status))) {
+    hooks_.joined(Annotate(status, absl::StrCat("while joining ", Place(), ": ", Name(index),
+                                                " at ", group_.members[index].ToString())));
     return;
   }
-  Member& peer = members_[member];
-  peer.last_error = std::string(status.message());
-  peer.backoff_seconds =
-      std::clamp(2 * peer.backoff_seconds, kFirstBackoffSeconds, kLastBackoffSeconds);
-  WantDial(member, stream, peer.backoff_seconds);
+  member.last_error = std::string(status.message());
+  member.backoff_seconds =
+      std::clamp(2 * member.backoff_seconds, kFirstBackoffSeconds, kLastBackoffSeconds);
+  const double now = Now();
+  member.dial_at = now + member.backoff_seconds;
+  if (joining_ || member.left || member.channel->up()) return;
+  // Its host answers and nobody listens there: the gateway is gone. Who was called until now may be
+  // out of reach for calls, and waits a little for the next one.
+  const bool gone = absl::StrContains(status.message(), "refused") &&
+                    (index < self_ || now - member.down_since > 2 * kCallBackSeconds);
+  if (gone) {
+    Break(PeerError(index,
+                    absl::StrCat("lost ", Name(index), " (", Place(), "): ", status.message())));
+  }
+}
+
+bool GroupState::LinksStand() const {
+  for (int index = 0; index < members(); ++index) {
+    const Member& member = members_[index];
+    if (member.channel == nullptr) continue;
+    const int links = static_cast<int>(member.channel->links().size());
+    if (links < (index < self_ ? std::max(1, member.wanted_links) : 1)) return false;
+  }
+  return true;
+}
+
+void GroupState::CheckStanding() {
+  if (stood_ || !LinksStand()) return;
+  stood_ = true;
+  SendReports();
 }
 
 Status GroupState::Missing(double waited_seconds) const {
   std::vector<std::string> missing;
   bool refused = false;
-  for (int member = 0; member < static_cast<int>(members_.size()); ++member) {
-    const Member& peer = members_[member];
-    if (member == self_ || (!peer.streams.empty() &&
-                            std::count(peer.streams.begin(), peer.streams.end(), nullptr) == 0)) {
-      continue;
-    }
-    refused = refused || peer.key_refused;
-    std::string why = peer.last_error;
-    if (peer.key_refused) {
+  for (int index = 0; index < members(); ++index) {
+    const Member& member = members_[index];
+    if (member.channel == nullptr || member.channel->up()) continue;
+    refused = refused || member.key_refused;
+    std::string why = member.last_error;
+    if (member.key_refused) {
       why = "it called, but could not prove that it has the view's key";
-    } else if (member > self_) {
-      why = peer.streams.empty() ? "it has not called" : "some of its connections are missing";
+    } else if (index > self_) {
+      why = "it has not called";
     } else if (why.empty()) {
       why = "it has not answered";
     }
     missing.push_back(
-        absl::StrCat(Name(member), " at ", group_.members[member].ToString(), " (", why, ")"));
+        absl::StrCat(Name(index), " at ", group_.members[index].ToString(), " (", why, ")"));
   }
+  if (missing.empty()) missing.push_back("the other members, which still wait for somebody");
   const std::string message =
       absl::StrCat("while joining ", Place(), ": waited ", FormatDuration(waited_seconds), " for ",
                    absl::StrJoin(missing, ", "));
   return refused ? absl::UnauthenticatedError(message) : absl::DeadlineExceededError(message);
+}
+
+// ---- the probe and the plans
+
+void GroupState::SendReports() {
+  std::vector<LinkReport> reports;
+  for (Member& member : members_) {
+    if (member.channel == nullptr) continue;
+    member.channel->Sample();
+    reports.push_back(member.channel->Report());
+  }
+  if (conductor_ != nullptr) {
+    conductor_->OnReport(self_, std::move(reports));
+    return;
+  }
+  FrameHeader header;
+  header.type = FrameType::kReport;
+  members_[0].channel->SendSmall(header, EncodeReports(reports));
+  MarkDirty(0);
+}
+
+StatusOr<Link::Verdict> GroupState::OnReport(int member, Bytes payload) {
+  if (conductor_ == nullptr) return absl::InvalidArgumentError("it reported to a wrong member");
+  ASSIGN_OR_RETURN(std::vector<LinkReport> reports, ParseReports(payload, members(), member));
+  conductor_->OnReport(member, std::move(reports));
+  return Link::Verdict::kTaken;
+}
+
+StatusOr<Link::Verdict> GroupState::OnPlan(int member, Bytes payload) {
+  if (member != 0) return absl::InvalidArgumentError("it told a plan that is not its to tell");
+  ASSIGN_OR_RETURN(const std::optional<double> probe, ParseProbeRequest(payload));
+  if (probe.has_value()) {
+    BeginProbe(*probe);
+    MarkAllDirty();
+    return Link::Verdict::kTaken;
+  }
+  ASSIGN_OR_RETURN(const NumberedPlan plan, ParsePlan(payload, members()));
+  if (any_begun_) return absl::InvalidArgumentError("it told a first plan late");
+  OnFirstPlan(plan);
+  return Link::Verdict::kTaken;
+}
+
+void GroupState::BeginProbe(double seconds) {
+  probe_until_ = Now() + seconds;
+  for (Member& member : members_) {
+    if (member.channel != nullptr) member.channel->BeginBurst();
+  }
+}
+
+void GroupState::EndProbe() {
+  probe_until_ = 0;
+  SendReports();
+}
+
+void GroupState::OnFirstPlan(const NumberedPlan& plan) {
+  plan_ = plan;
+  joining_ = false;
+  WantLinks();
+  PaceLinks();
+  hooks_.joined(OkStatus());
+}
+
+void GroupState::OnPlanned(StatusOr<TreePlan> plan) {
+  if (conductor_ != nullptr) conductor_->OnPlanned(std::move(plan));
+}
+
+Status GroupState::TakeNextPlan(const Start& start) {
+  plan_awaits_.reset();
+  if (start.next_plan.empty()) return OkStatus();
+  ASSIGN_OR_RETURN(plan_, ParsePlan(start.next_plan, members()));
+  return OkStatus();
+}
+
+// Each pair gets the rate at which the plan uses it, a little more so that spare room shows.
+void GroupState::PaceLinks() {
+  if (!plan_.has_value()) return;
+  const TreePlan& plan = plan_->plan;
+  const std::vector<double> loads = EdgeLoads(plan);
+  for (int index = 0; index < members(); ++index) {
+    Channel* const channel = members_[index].channel.get();
+    if (channel == nullptr) continue;
+    const double load = loads[self_ * members() + index];
+    const double rate = std::max(kLeastPace, load * plan.throughput * kPacingGain);
+    channel->Pace(plan.throughput > 0 ? rate : std::numeric_limits<double>::infinity());
+  }
+}
+
+// So many connections as keep the pair's planned rate under way.
+void GroupState::WantLinks() {
+  if (options_.streams > 0 || !plan_.has_value() || plan_->plan.throughput <= 0) return;
+  const std::vector<double> loads = EdgeLoads(plan_->plan);
+  for (int index = 0; index < self_; ++index) {
+    Member& member = members_[index];
+    const double rate = plan_->plan.throughput * std::max(loads[self_ * members() + index],
+                                                          loads[index * members() + self_]);
+    const double under_way = kUnderWayGain * rate * member.channel->min_rtt_seconds();
+    const double links = std::ceil(under_way / kBytesUnderWay);
+    member.wanted_links =
+        std::max(member.wanted_links, static_cast<int>(std::min<double>(links, kMaxStreams / 4)));
+  }
 }
 
 }  // namespace atl::wan

@@ -1,16 +1,17 @@
 #include "collectives/wan/link.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/random.h"
 
@@ -23,19 +24,12 @@ constexpr size_t kBytesPerTurn = 1 << 20;
 // chosen late.
 constexpr int kUnsentInKernel = 128 << 10;
 
-void SetOption(const Fd& fd, int level, int option, int value) {
-  // Only tuning: a kernel that lacks one of these still carries every byte.
-  if (setsockopt(fd.get(), level, option, &value, sizeof value) != 0) {
-    VLOG(1) << "socket option " << option << " is not to be had: " << std::strerror(errno);
-  }
-}
+// Shorter round trips are those of one building: there loss is rare and BBR halves the rate.
+constexpr double kLongRoundTripSeconds = 2e-3;
 
-void TuneSocket(const Fd& fd) {
-  SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-  SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, 10);
-  SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, 5);
-  SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
-  SetOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kUnsentInKernel);
+// Only tuning: a kernel that lacks one of these still carries every byte.
+void Wish(const Status& status) {
+  if (!status.ok()) VLOG(1) << status.message();
 }
 
 }  // namespace
@@ -46,7 +40,8 @@ Link::Link(Owner* owner, int epoll, Fd fd, bool dialled)
       fd_(std::move(fd)),
       dialled_(dialled),
       state_(dialled ? State::kConnecting : State::kAwaitHello) {
-  TuneSocket(fd_);
+  Wish(SetKeepAlive(fd_));
+  Wish(SetUnsentLimit(fd_, kUnsentInKernel));
   epoll_event event = {};
   event.events = interest_ = dialled ? EPOLLOUT : EPOLLIN;
   event.data.ptr = this;
@@ -106,6 +101,7 @@ Status Link::Read() {
       if (errno == EAGAIN || errno == EWOULDBLOCK) return OkStatus();
       return Closed(errno);
     }
+    heard = Clock::Real()->MonotonicSeconds();
     read_now += static_cast<size_t>(got);
     in_have_ += static_cast<size_t>(got);
     if (in_have_ == in_need_) RETURN_IF_ERROR(Consume());
@@ -146,9 +142,10 @@ Status Link::ConsumeHello() {
   return owner_->OnHello(this);
 }
 
-Status Link::Accept(const Key& key) {
+Status Link::Accept(const Key& key, uint64_t incarnation) {
   CHECK(state_ == State::kHeld);
   Answer answer;
+  answer.incarnation = incarnation;
   FillWithSystemRandom(answer.nonce.data(), kNonceSize);
   EncodeAnswer(answer, Reserve(kAnswerSize));
   MakeKeys(key, answer);
@@ -161,6 +158,7 @@ Status Link::ConsumeAnswer() {
     return absl::FailedPreconditionError(absl::StrCat("it speaks wire version ", answer.version,
                                                       ", this gateway speaks ", kWireVersion));
   }
+  answered_ = answer.incarnation;
   MakeKeys(key_, answer);
   // Before the other's confirmation is looked at: if the keys differ, both ends shall know.
   return Flush();
@@ -168,11 +166,10 @@ Status Link::ConsumeAnswer() {
 
 void Link::MakeKeys(const Key& key, const Answer& answer) {
   const StreamKeys keys = DeriveStreamKeys(key, hello_, answer);
-  sealer_.emplace(dialled_ ? keys.from_dialler : keys.from_acceptor);
-  opener_.emplace(dialled_ ? keys.from_acceptor : keys.from_dialler);
-  FrameHeader confirm;
-  confirm.lane = hello_.lane;
-  Append(confirm, {});
+  const bool plain = hello_.plain != 0;
+  sealer_.emplace(dialled_ ? keys.from_dialler : keys.from_acceptor, plain);
+  opener_.emplace(dialled_ ? keys.from_acceptor : keys.from_dialler, plain);
+  Append(FrameHeader(), {});
   state_ = State::kAwaitConfirm;
   Expect(kHeaderSize);
 }
@@ -180,7 +177,7 @@ void Link::MakeKeys(const Key& key, const Answer& answer) {
 Status Link::ConsumeHeader() {
   ASSIGN_OR_RETURN(const FrameHeader header, ParseHeader(Bytes(in_.data(), kHeaderSize)));
   const bool confirming = state_ == State::kAwaitConfirm;
-  if (header.lane != hello_.lane || (header.type == FrameType::kConfirm) != confirming) {
+  if ((header.type == FrameType::kConfirm) != confirming) {
     return absl::InvalidArgumentError("a frame that has no place here");
   }
   if (!confirming) RETURN_IF_ERROR(owner_->OnHeader(this, header));
@@ -246,31 +243,79 @@ Status Link::Flush() {
   if (state_ == State::kConnecting) return OkStatus();
   size_t sent_now = 0;
   while (sent_now < kBytesPerTurn) {
-    if (out_begin_ == out_end_) {
+    if (unsent() == 0) {
       out_begin_ = out_end_ = 0;
       if (state_ != State::kReady || bye_sent || !owner_->NextFrame(this)) break;
     }
-    const ssize_t sent =
-        send(fd_.get(), out_.data() + out_begin_, out_end_ - out_begin_, MSG_NOSIGNAL);
+    const ssize_t sent = SendSome();
     if (sent < 0) {
       if (errno == EINTR) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) break;
       return Closed(errno);
     }
-    out_begin_ += static_cast<size_t>(sent);
     sent_now += static_cast<size_t>(sent);
     owner_->OnSent(static_cast<size_t>(sent));
   }
-  if (state_ == State::kClosing && out_begin_ == out_end_ && !shut_) {
+  if (state_ == State::kClosing && unsent() == 0 && !shut_) {
     shutdown(fd_.get(), SHUT_WR);
     shut_ = true;
   }
   // Out of turn with the buffer empty: there may be more to ask for.
-  if (sent_now >= kBytesPerTurn && out_begin_ == out_end_ && state_ == State::kReady && !bye_sent) {
+  if (sent_now >= kBytesPerTurn && unsent() == 0 && state_ == State::kReady && !bye_sent) {
+    out_begin_ = out_end_ = 0;
     owner_->NextFrame(this);
   }
   UpdateInterest();
   return OkStatus();
+}
+
+ssize_t Link::SendSome() {
+  iovec parts[3];
+  int count = 0;
+  const size_t before = outside_.empty() ? out_end_ : outside_at_;
+  if (before > out_begin_) parts[count++] = {out_.data() + out_begin_, before - out_begin_};
+  if (!outside_.empty()) {
+    parts[count++] = {const_cast<uint8_t*>(outside_.data()), outside_.size()};
+    if (out_end_ > before) parts[count++] = {out_.data() + before, out_end_ - before};
+  }
+  msghdr message = {};
+  message.msg_iov = parts;
+  message.msg_iovlen = static_cast<size_t>(count);
+  const ssize_t sent = sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
+  if (sent <= 0) return sent;
+  size_t rest = static_cast<size_t>(sent);
+  const size_t first = std::min(rest, before - out_begin_);
+  out_begin_ += first;
+  rest -= first;
+  if (rest > 0) {
+    const size_t middle = std::min(rest, outside_.size());
+    outside_ = outside_.subspan(middle);
+    out_begin_ += rest - middle;
+  }
+  return sent;
+}
+
+void Link::Detach() {
+  if (outside_.empty()) return;
+  const auto at = out_.begin() + static_cast<int64_t>(outside_at_);
+  out_.insert(at, outside_.begin(), outside_.end());
+  out_end_ += outside_.size();
+  outside_ = {};
+}
+
+void Link::Pace(double bytes_per_second) {
+  if (pace_ > 0 && std::abs(bytes_per_second - pace_) < 0.005 * pace_) return;
+  if (pace_ == 0 && std::isinf(bytes_per_second)) return;
+  pace_ = bytes_per_second;
+  Wish(SetPacingRate(fd_, bytes_per_second));
+}
+
+// BBR keeps its rate through losses that are no congestion and through the idle time between
+// rounds; where it is not to be had, pacing alone must do.
+void Link::Tune() {
+  const StatusOr<TcpState> state = Tcp();
+  if (!state.ok() || state->rtt_seconds == 0) return;
+  Wish(SetCongestionControl(fd_, state->rtt_seconds > kLongRoundTripSeconds ? "bbr" : "cubic"));
 }
 
 void Link::CloseGently() {
@@ -290,14 +335,26 @@ uint8_t* Link::BeginFrame(const FrameHeader& header) {
 
 void Link::FinishFrame() {
   uint8_t* const at = out_.data() + frame_begin_;
-  const size_t payload = out_end_ - frame_begin_ - kHeaderSize - kTagSize;
-  sealer_->Seal(Bytes(at, kHeaderSize), at + kHeaderSize, payload, at + kHeaderSize + payload);
+  const size_t size = out_end_ - frame_begin_ - kHeaderSize - kTagSize;
+  uint8_t* const payload = at + kHeaderSize;
+  sealer_->Seal(Bytes(at, kHeaderSize), Bytes(payload, size), payload, payload + size);
 }
 
 void Link::Append(const FrameHeader& header, Bytes payload) {
-  uint8_t* const at = BeginFrame(header);
-  if (!payload.empty()) std::memcpy(at, payload.data(), payload.size());
-  FinishFrame();
+  uint8_t* const out = BeginFrame(header);
+  sealer_->Seal(Bytes(out - kHeaderSize, kHeaderSize), payload, out, out + payload.size());
+}
+
+void Link::AppendInPlace(const FrameHeader& header, Bytes payload) {
+  if (!sealer_->plain() || !outside_.empty() || payload.empty()) {
+    Append(header, payload);
+    return;
+  }
+  uint8_t* const at = Reserve(kHeaderSize + kTagSize);
+  EncodeHeader(header, at);
+  sealer_->Check(Bytes(at, kHeaderSize), payload, at + kHeaderSize);
+  outside_ = payload;
+  outside_at_ = static_cast<size_t>(at - out_.data()) + kHeaderSize;
 }
 
 void Link::Expect(size_t bytes) {
@@ -318,7 +375,7 @@ void Link::UpdateInterest() {
   if (!Paused()) wanted |= EPOLLIN;
   // A dialler that gives up while it is held frees its place.
   if (state_ == State::kHeld) wanted |= EPOLLRDHUP;
-  if (out_begin_ != out_end_ || state_ == State::kConnecting) wanted |= EPOLLOUT;
+  if (unsent() != 0 || state_ == State::kConnecting) wanted |= EPOLLOUT;
   if (wanted == interest_) return;
   epoll_event event = {};
   event.events = interest_ = wanted;

@@ -16,6 +16,9 @@
 //    what comes in is thrown away until the other end shuts too. (A plain close with unread bytes
 //    would reset the connection and destroy what is on its way.)
 //
+// 5. A payload that lies in memory which stays as it is (AppendInPlace) is sealed from there, or,
+//    on a plain connection, handed to the kernel from there.
+//
 // Every method that returns an error leaves the link to be destroyed by its owner. Thread rule: the
 // I/O thread only.
 #pragma once
@@ -23,12 +26,14 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "base/file.h"
 #include "base/socket.h"
 #include "base/status.h"
+#include "base/tcp.h"
 #include "collectives/wan/frame.h"
 #include "collectives/wan/seal.h"
 
@@ -66,8 +71,8 @@ class Link {
   // What epoll reported. kUnavailable: closed or reset; kUnauthenticated, kFailedPrecondition: see
   // above; kInvalidArgument: bytes that break the protocol; kDataLoss: a frame that did not open.
   Status OnEvents(uint32_t events);
-  // Goes on with an accepted connection whose hello was held.
-  Status Accept(const Key& key);
+  // Goes on with an accepted connection whose hello was held. `incarnation` is ours.
+  Status Accept(const Key& key, uint64_t incarnation);
   // Offers the frame again that was answered with kNotNow, and reads on.
   Status Resume();
   // Sends what it can; asks NextFrame when nothing is left.
@@ -78,6 +83,15 @@ class Link {
   uint8_t* BeginFrame(const FrameHeader& header);
   void FinishFrame();
   void Append(const FrameHeader& header, Bytes payload);
+  // `payload` stays as it is until it has been sent or Detach() was called.
+  void AppendInPlace(const FrameHeader& header, Bytes payload);
+  void Detach();
+
+  // Tells the kernel how fast to send, unless it has been told so already.
+  void Pace(double bytes_per_second);
+  // Chooses the congestion control that suits the link's round trip, and says what was had.
+  void Tune();
+  StatusOr<TcpState> Tcp() const { return GetTcpState(fd_); }
 
   bool dialled() const { return dialled_; }
   bool ready() const { return state_ == State::kReady; }
@@ -85,17 +99,24 @@ class Link {
   bool closing() const { return state_ == State::kClosing; }
   bool stalled() const { return stalled_.has_value(); }
   // Bytes of user memory that wait to be sent.
-  size_t unsent() const { return out_end_ - out_begin_; }
+  size_t unsent() const { return out_end_ - out_begin_ + outside_.size(); }
   // The kernel takes no more for now; epoll will say when it does.
   bool awaits_room() const;
   // Valid from OnHello on, at the dialler from the start.
   const Hello& hello() const { return hello_; }
-  // The other end's member index.
+  // The other end's member index, and its incarnation (from OnReady on).
   int member() const { return dialled_ ? hello_.to : hello_.from; }
+  uint64_t peer_incarnation() const { return dialled_ ? answered_ : hello_.incarnation; }
 
-  // For the owner's use: when to give up on the handshake or the gentle close, and whether the
-  // other end has said that it sends no more, or we have.
+  // For the owner's use: when to give up on the handshake or the gentle close, when something last
+  // came in and was asked for in vain, whether the peer wants to hear something, which operations'
+  // starts it has carried, and whether the other end has said that it sends no more, or we have.
   double deadline = 0;
+  double heard = 0;
+  double pinged = 0;  // first ping since then; 0: none
+  double last_ping = 0;
+  bool ack_wanted = false;
+  std::set<uint64_t> announced;
   bool bye_received = false;
   bool bye_sent = false;
   // The owner has taken the link off its lists; it is destroyed when the events at hand are done.
@@ -124,6 +145,8 @@ class Link {
   Status DiscardInput();
   void MakeKeys(const Key& key, const Answer& answer);
   void Expect(size_t bytes);
+  // One system call's worth of what waits; what send() returns.
+  ssize_t SendSome();
   // Appends plain bytes to what is to be sent.
   uint8_t* Reserve(size_t bytes);
   void UpdateInterest();
@@ -137,7 +160,8 @@ class Link {
   State state_;
   Endpoint endpoint_;  // of a dialled link
   Hello hello_;
-  Key key_ = {};  // of the view; a dialled link's, until it made its own
+  Key key_ = {};           // of the view; a dialled link's, until it made its own
+  uint64_t answered_ = 0;  // incarnation of who answered a dialled link
   std::optional<Sealer> sealer_;
   std::optional<Opener> opener_;
 
@@ -151,8 +175,11 @@ class Link {
   size_t out_begin_ = 0;
   size_t out_end_ = 0;
   size_t frame_begin_ = 0;  // between BeginFrame and FinishFrame
-  bool shut_ = false;       // the sending direction is
-  uint32_t interest_ = 0;   // what epoll watches
+  Bytes outside_;           // what is left of a payload in place; it belongs at out_[outside_at_]
+  size_t outside_at_ = 0;
+  double pace_ = 0;        // 0: not told yet
+  bool shut_ = false;      // the sending direction is
+  uint32_t interest_ = 0;  // what epoll watches
 };
 
 }  // namespace atl::wan

@@ -7,6 +7,8 @@
 //    64-bit counter of the frames so far (4 zero bytes, then the counter), the header is
 //    authenticated along with it. So a frame that was changed, dropped, repeated or moved does not
 //    open.
+// 3. Where both ends were told to go without encryption (plain), the tag is the 64-bit XXH3 of
+//    header and payload, which finds accidents and no intent.
 //
 // Thread rule: one thread at a time per Sealer or Opener.
 #pragma once
@@ -36,22 +38,28 @@ using CipherContext = std::unique_ptr<evp_cipher_ctx_st, CipherContextDeleter>;
 
 class Sealer {
  public:
-  explicit Sealer(const Key& key);
-  // Encrypts `size` bytes in place and writes kTagSize bytes to `tag`.
-  void Seal(Bytes header, uint8_t* data, size_t size, uint8_t* tag);
+  Sealer(const Key& key, bool plain);
+  // Encrypts `plain` into as many bytes at `out`, which may be the same, and writes kTagSize bytes
+  // to `tag`.
+  void Seal(Bytes header, Bytes plain, uint8_t* out, uint8_t* tag);
+  bool plain() const { return plain_; }
+  // Plain only: the tag of bytes that stay where they are.
+  void Check(Bytes header, Bytes payload, uint8_t* tag);
 
  private:
+  const bool plain_;
   CipherContext context_;
   uint64_t counter_ = 0;
 };
 
 class Opener {
  public:
-  explicit Opener(const Key& key);
+  Opener(const Key& key, bool plain);
   // Decrypts in place. False: the frame is not what the other end sealed; `data` is then garbage.
   [[nodiscard]] bool Open(Bytes header, uint8_t* data, size_t size, const uint8_t* tag);
 
  private:
+  const bool plain_;
   CipherContext context_;
   uint64_t counter_ = 0;
 };

@@ -18,12 +18,14 @@ void Require(bool condition) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   namespace wan = atl::wan;
   const wan::Bytes bytes(data, size);
-  if (const auto hello = wan::ParseHello(bytes); hello.ok() && hello->version == 1) {
+  if (const auto hello = wan::ParseHello(bytes);
+      hello.ok() && hello->version == wan::kWireVersion) {
     uint8_t again[wan::kHelloSize];
     wan::EncodeHello(*hello, again);
     Require(std::memcmp(again, data, size) == 0);
   }
-  if (const auto answer = wan::ParseAnswer(bytes); answer.ok() && answer->version == 1) {
+  if (const auto answer = wan::ParseAnswer(bytes);
+      answer.ok() && answer->version == wan::kWireVersion) {
     uint8_t again[wan::kAnswerSize];
     wan::EncodeAnswer(*answer, again);
     Require(std::memcmp(again, data, size) == 0);
@@ -39,6 +41,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Require(again.size() == size && std::memcmp(again.data(), data, size) == 0);
     (void)wan::StartDifference(*start, wan::Start());
   }
+  if (const auto plan = wan::ParsePlan(bytes, 5); plan.ok()) {
+    Require(atl::wan::CheckPlan(plan->plan, 5).ok());
+    (void)wan::EncodePlan(*plan);
+  }
+  if (const auto reports = wan::ParseReports(bytes, 5, 2); reports.ok()) {
+    Require(reports->size() < 5);
+  }
+  if (const auto ack = wan::ParseAck(bytes); ack.ok()) {
+    const std::vector<uint8_t> again = wan::EncodeAck(*ack);
+    Require(again.size() == size && std::memcmp(again.data(), data, size) == 0);
+  }
+  (void)wan::ParseProbeRequest(bytes);
   if (const auto reason = wan::ParseReason(bytes); reason.ok()) {
     Require(reason->text.size() <= wan::kMaxReason);
   }

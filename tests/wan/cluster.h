@@ -101,7 +101,11 @@ inline std::vector<float> Reference(const std::vector<std::vector<float>>& input
   for (size_t member = 0; member < inputs.size(); ++member) {
     Encode(codec, inputs[member], bytes.data());
     Decode(codec, bytes.data(), value);
-    for (size_t i = 0; i < sum.size(); ++i) sum[i] = member == 0 ? value[i] : sum[i] + value[i];
+    if (member == 0) {
+      sum = value;
+    } else {
+      Add(value, sum);
+    }
   }
   Encode(codec, sum, bytes.data());
   Decode(codec, bytes.data(), sum);

@@ -42,7 +42,7 @@ TEST_P(ExactSums, InEveryMemberForAllSizesAndCodecs) {
   cluster.JoinAll();
   uint64_t id = 0;
   for (const size_t elements : {0, 1, 7, 1000, 300000, 3000000}) {
-    for (const Codec codec : {Codec::kFp32, Codec::kBf16}) {
+    for (const Codec codec : kAllCodecs) {
       ExpectExact(&cluster, id++, elements, codec);
     }
   }
@@ -215,7 +215,7 @@ TEST(WanEngine, IdsMustRiseAndTheGroupMustStand) {
 TEST(WanEngine, RefusesOptionsAndGroupsThatCannotBe) {
   EngineOptions options;
   options.listen = {"127.0.0.1", 0};
-  options.streams = 0;
+  options.streams = -1;
   EXPECT_FALSE(Engine::Create(options).ok());
   options.streams = 1;
   options.chunk_bytes = 1LL << 40;

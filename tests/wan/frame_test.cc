@@ -28,14 +28,14 @@ Hello ExampleHello() {
   hello.lane = 1;
   hello.from = 2;
   hello.to = 0;
-  hello.stream = 1;
-  hello.streams = 2;
+  hello.incarnation = 0x1122334455667788;
   for (size_t i = 0; i < kNonceSize; ++i) hello.nonce[i] = static_cast<uint8_t>(0x20 + i);
   return hello;
 }
 
 Answer ExampleAnswer() {
   Answer answer;
+  answer.incarnation = 0x99AABBCCDDEEFF00;
   for (size_t i = 0; i < kNonceSize; ++i) answer.nonce[i] = static_cast<uint8_t>(0x40 + i);
   return answer;
 }
@@ -51,18 +51,29 @@ std::vector<uint8_t> SealFrame(Sealer* sealer, const FrameHeader& header, Bytes 
   EncodeHeader(header, frame.data());
   std::copy(payload.begin(), payload.end(), frame.begin() + kHeaderSize);
   uint8_t* const data = frame.data() + kHeaderSize;
-  sealer->Seal(Bytes(frame.data(), kHeaderSize), data, payload.size(), data + payload.size());
+  sealer->Seal(Bytes(frame.data(), kHeaderSize), payload, data, data + payload.size());
   return frame;
 }
 
 FrameHeader ExampleContribution() {
   FrameHeader header;
   header.type = FrameType::kContribution;
-  header.lane = 1;
+  header.tree = 3;
   header.operation = 7;
+  header.sequence = 9;
   header.range = {512, 515};
   header.payload = 6;
   return header;
+}
+
+LinkReport ExampleReport(int to) {
+  LinkReport report;
+  report.to = to;
+  report.busy_seconds = 1.5;
+  report.acked_bytes = 3e7;
+  report.paced_rate = 2.5e7;
+  report.rtt_seconds = 0.08;
+  return report;
 }
 
 TEST(WanFrame, GreetingsHaveTheDocumentedBytes) {
@@ -70,67 +81,67 @@ TEST(WanFrame, GreetingsHaveTheDocumentedBytes) {
   EncodeHello(ExampleHello(), hello);
   EXPECT_EQ(Hex(Bytes(hello, kHelloSize)),
             "41544f4c4c57414e"
-            "0100"
+            "0200"
             "0000"
             "01000000"
             "0300000000000000"
             "0200"
             "0000"
-            "0100"
-            "0200"
+            "00000000"
+            "8877665544332211"
             "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f");
   uint8_t answer[kAnswerSize];
   EncodeAnswer(ExampleAnswer(), answer);
   EXPECT_EQ(Hex(Bytes(answer, kAnswerSize)),
             "41544f4c4c57414e"
-            "0100"
+            "0200"
             "0000"
             "00000000"
+            "00ffeeddccbbaa99"
             "404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f");
 }
 
 TEST(WanFrame, KeysAndSealedFramesHaveTheDocumentedBytes) {
   const StreamKeys keys = DeriveStreamKeys(ExampleKey(), ExampleHello(), ExampleAnswer());
   EXPECT_EQ(Hex(keys.from_dialler),
-            "900f2264774d989b14a137989dd34d18426100d32e025739281fe448503c4a7b");
+            "92549320248a5116332b0c1b4dbf18b30983bbcecc172503708d80e532f24ebd");
   EXPECT_EQ(Hex(keys.from_acceptor),
-            "9b0e91366b0d64bae6c0ec8b7ad7febc4168e312c1d70e380cff8b8dfa2ce337");
-  Sealer sealer(keys.from_dialler);
+            "301af7e3f38bf73c6c7f6f5a3afc7cefa52495dddfdb295c9d2d97b7abb6521e");
+  Sealer sealer(keys.from_dialler, false);
   FrameHeader confirm;
-  confirm.lane = 1;
   EXPECT_EQ(Hex(SealFrame(&sealer, confirm, {})),
-            "4146010001000000000000000000000000000000000000000000000000000000"
-            "89900653f06e9180f85fe58c29632d25");
+            "414601000000546a0000000000000000000000000000000000000000000000000000000000000000"
+            "39ce3ec8819a3210c20cfe81bb3d2679");
   Start start;
   start.elements = 1000;
   start.chunk_elements = 65536;
   start.members = 3;
-  start.schedule = static_cast<uint8_t>(Schedule::kDirectEqualShares);
+  start.plan_version = 5;
   start.codec = static_cast<uint8_t>(Codec::kBf16);
   start.attachment_bytes = 5;
   EXPECT_EQ(Hex(EncodeStart(start)),
             "e803000000000000"
             "00000100"
-            "0300"
-            "01"
-            "02"
             "05000000"
-            "00000000");
+            "0300"
+            "02"
+            "00"
+            "05000000");
   FrameHeader header;
   header.type = FrameType::kStart;
-  header.lane = 1;
   header.operation = 7;
+  header.sequence = 1;
   header.payload = kStartSize;
   EXPECT_EQ(Hex(SealFrame(&sealer, header, EncodeStart(start))),
-            "4146020001000000070000000000000000000000000000000000000018000000"
-            "13ba64d7e36f0bc7afd4ecfdc7b299bf493151a072e24f60"
-            "f9970754192e52acb8e88a2311b07242");
+            "414602000000c7ab0000000018000000070000000000000001000000000000000000000000000000"
+            "6ce1852d6a31a5dcd6488844f13e47e9466282bfc17199eb"
+            "855a96630918712dd5e09934e58485e0");
   std::vector<uint8_t> payload(6);
   Encode(Codec::kBf16, std::vector<float>{1.0f, -2.5f, 3.14159274f}, payload.data());
   EXPECT_EQ(Hex(SealFrame(&sealer, ExampleContribution(), payload)),
-            "4146040001000000070000000000000000020000000000000300000006000000"
-            "465781f4af13"
-            "b69fd92d79e0704b3531be6f3272e51e");
+            "41460400030053a80300000006000000070000000000000009000000000000000002000000000000"
+            "db75d7a28726"
+            "eeb7d9b31d10722854e53d31b9ef966a");
 }
 
 TEST(WanFrame, EverythingComesBackAsItWas) {
@@ -143,13 +154,39 @@ TEST(WanFrame, EverythingComesBackAsItWas) {
   uint8_t header[kHeaderSize];
   EncodeHeader(ExampleContribution(), header);
   EXPECT_EQ(*ParseHeader(header), ExampleContribution());
-  const Start start = {uint64_t{1} << 40, 65536, 64, 1, 2, 100};
+  const Start start = {uint64_t{1} << 40, 65536, 7, 64, 2, 100, {1, 2, 3}};
   EXPECT_EQ(*ParseStart(EncodeStart(start)), start);
   const auto reason = ParseReason(EncodeReason({ReasonCode::kLost, "lost\n'oslo'"}));
   ASSERT_TRUE(reason.ok());
   EXPECT_EQ(reason->code, ReasonCode::kLost);
   EXPECT_EQ(reason->text, "lost?'oslo'") << "nothing unprintable reaches a log";
   EXPECT_EQ(EncodeReason({ReasonCode::kLeft, std::string(5000, 'x')}).size(), 1 + kMaxReason);
+}
+
+TEST(WanFrame, PlansReportsAndAcknowledgementsComeBackAsTheyWere) {
+  NumberedPlan numbered = {77, EqualPlan(4)};
+  numbered.plan.throughput = 6.25e7;
+  numbered.plan.latency = 0.16;
+  const auto plan = ParsePlan(EncodePlan(numbered), 4);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(*plan, numbered);
+  EXPECT_FALSE(ParsePlan(EncodePlan(numbered), 5).ok());
+  numbered.plan.throughput = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_FALSE(ParsePlan(EncodePlan(numbered), 4).ok());
+  const auto reports = ParseReports(EncodeReports({ExampleReport(1), ExampleReport(2)}), 3, 0);
+  ASSERT_TRUE(reports.ok()) << reports.status();
+  ASSERT_EQ(reports->size(), 2u);
+  EXPECT_EQ((*reports)[1].to, 2);
+  EXPECT_EQ((*reports)[1].acked_bytes, 3e7);
+  EXPECT_FALSE(ParseReports(EncodeReports({ExampleReport(1), ExampleReport(1)}), 3, 0).ok());
+  EXPECT_FALSE(ParseReports(EncodeReports({ExampleReport(0)}), 3, 0).ok()) << "about itself";
+  const Ack ack = {7, {{9, 12}, {20, 21}}};
+  EXPECT_EQ(*ParseAck(EncodeAck(ack)), ack);
+  EXPECT_FALSE(ParseAck(EncodeAck({7, {{7, 9}}})).ok()) << "it would be part of what is below";
+  EXPECT_FALSE(ParseAck(EncodeAck({0, {}})).ok());
+  EXPECT_EQ(**ParseProbeRequest(EncodeProbeRequest(1.25)), 1.25);
+  EXPECT_FALSE(ParseProbeRequest(EncodeProbeRequest(1e9)).ok());
+  EXPECT_FALSE(ParseProbeRequest(EncodePlan(numbered))->has_value());
 }
 
 TEST(WanFrame, AGreetingOfAnotherVersionTellsItsVersionAndNothingElse) {
@@ -174,9 +211,7 @@ TEST(WanFrame, RefusesFieldsThatCannotBe) {
   EXPECT_FALSE(refused([](Hello*) {}));
   EXPECT_TRUE(refused([](Hello* hello) { hello->to = hello->from; }));
   EXPECT_TRUE(refused([](Hello* hello) { hello->from = kMaxMembers; }));
-  EXPECT_TRUE(refused([](Hello* hello) { hello->streams = 0; }));
-  EXPECT_TRUE(refused([](Hello* hello) { hello->streams = kMaxStreams + 1; }));
-  EXPECT_TRUE(refused([](Hello* hello) { hello->stream = hello->streams; }));
+  EXPECT_TRUE(refused([](Hello* hello) { hello->plain = 2; }));
 
   const auto bad_header = [](auto change) {
     FrameHeader header = ExampleContribution();
@@ -193,16 +228,19 @@ TEST(WanFrame, RefusesFieldsThatCannotBe) {
     header->range = {1LL << 50, (1LL << 50) + 1};
   }));
   EXPECT_TRUE(bad_header([](FrameHeader* header) { header->type = static_cast<FrameType>(0); }));
-  EXPECT_TRUE(bad_header([](FrameHeader* header) { header->type = static_cast<FrameType>(8); }));
+  EXPECT_TRUE(bad_header([](FrameHeader* header) { header->type = static_cast<FrameType>(13); }));
+  EXPECT_TRUE(bad_header([](FrameHeader* header) { header->sequence = 0; }));
+  EXPECT_TRUE(bad_header([](FrameHeader* header) { header->tree = kMaxTrees; }));
   EXPECT_TRUE(bad_header([](FrameHeader* header) { header->type = FrameType::kBye; }));
 }
 
 TEST(WanFrame, SaysWhatDiffersBetweenTwoStarts) {
-  const Start here = {7, 65536, 3, 1, 1, 0};
-  EXPECT_EQ(StartDifference(here, {7, 65536, 3, 1, 1, 99}), "") << "attachments may differ";
-  EXPECT_EQ(StartDifference(here, {8, 65536, 3, 1, 1, 0}), "elements 7 here, 8 there");
-  EXPECT_EQ(StartDifference(here, {7, 131072, 3, 1, 2, 0}), "codec fp32 here, bf16 there");
-  EXPECT_THAT(StartDifference(here, {7, 256, 4, 1, 1, 0}),
+  const Start here = {7, 65536, 1, 3, 1, 0, {}};
+  EXPECT_EQ(StartDifference(here, {7, 65536, 1, 3, 1, 99, {}}), "") << "attachments may differ";
+  EXPECT_EQ(StartDifference(here, {8, 65536, 1, 3, 1, 0, {}}), "elements 7 here, 8 there");
+  EXPECT_EQ(StartDifference(here, {7, 131072, 1, 3, 2, 0, {}}), "codec fp32 here, bf16 there");
+  EXPECT_EQ(StartDifference(here, {7, 65536, 2, 3, 1, 0, {}}), "plan 1 here, 2 there");
+  EXPECT_THAT(StartDifference(here, {7, 256, 1, 4, 1, 0, {}}),
               HasSubstr("elements a chunk 65536 here, 256 there"));
 }
 
@@ -214,22 +252,22 @@ TEST(WanSeal, AChangedRepeatedOrMovedFrameDoesNotOpen) {
     const size_t size = frame.size() - kHeaderSize - kTagSize;
     return opener->Open(Bytes(frame.data(), kHeaderSize), data, size, data + size);
   };
-  Sealer sealer(keys.from_dialler);
+  Sealer sealer(keys.from_dialler, false);
   const auto first = SealFrame(&sealer, ExampleContribution(), payload);
   const auto second = SealFrame(&sealer, ExampleContribution(), payload);
   EXPECT_NE(first, second);
   for (size_t at = 0; at < first.size(); ++at) {
     std::vector<uint8_t> changed = first;
     changed[at] ^= 0x10;
-    Opener opener(keys.from_dialler);
+    Opener opener(keys.from_dialler, false);
     EXPECT_FALSE(open(&opener, changed)) << "byte " << at;
   }
-  Opener moved(keys.from_dialler);
+  Opener moved(keys.from_dialler, false);
   EXPECT_FALSE(open(&moved, second)) << "the first is missing";
-  Opener opener(keys.from_dialler);
+  Opener opener(keys.from_dialler, false);
   EXPECT_TRUE(open(&opener, first));
   EXPECT_FALSE(open(&opener, first)) << "repeated";
-  Opener other(keys.from_acceptor);
+  Opener other(keys.from_acceptor, false);
   EXPECT_FALSE(open(&other, first)) << "turned back at its sender";
 }
 
@@ -237,7 +275,7 @@ TEST(WanSeal, AnyChangeOfTheGreetingsChangesBothKeys) {
   const StreamKeys keys = DeriveStreamKeys(ExampleKey(), ExampleHello(), ExampleAnswer());
   EXPECT_NE(keys.from_dialler, keys.from_acceptor);
   Hello hello = ExampleHello();
-  hello.stream = 0;
+  hello.incarnation = 0;
   Answer answer = ExampleAnswer();
   answer.nonce[31] ^= 1;
   Key key = ExampleKey();
@@ -260,8 +298,11 @@ TEST(WanFrame, ParsersTakeMutatedBytesWithoutHarm) {
   EncodeAnswer(ExampleAnswer(), seeds[1].data());
   seeds[2].resize(kHeaderSize);
   EncodeHeader(ExampleContribution(), seeds[2].data());
-  seeds.push_back(EncodeStart({1000, 65536, 3, 1, 2, 5}));
+  seeds.push_back(EncodeStart({1000, 65536, 1, 3, 2, 5, {}}));
   seeds.push_back(EncodeReason({ReasonCode::kLost, "lost region 'oslo'"}));
+  seeds.push_back(EncodePlan({3, EqualPlan(3)}));
+  seeds.push_back(EncodeReports({ExampleReport(1), ExampleReport(2)}));
+  seeds.push_back(EncodeAck({7, {{9, 12}, {20, 21}}}));
   int accepted = 0;
   for (int round = 0; round < 20000; ++round) {
     std::vector<uint8_t> bytes = seeds[round % seeds.size()];
@@ -271,6 +312,13 @@ TEST(WanFrame, ParsersTakeMutatedBytesWithoutHarm) {
       bytes[where] = static_cast<uint8_t>(random.Bits(at++));
     }
     if (random.Bits(at++) % 8 == 0) bytes.resize(random.Bits(at++) % (bytes.size() + 8));
+    const auto plan = ParsePlan(bytes, 3);
+    if (plan.ok()) {
+      ASSERT_TRUE(CheckPlan(plan->plan, 3).ok());
+    }
+    (void)ParseReports(bytes, 3, 0);
+    (void)ParseAck(bytes);
+    (void)ParseProbeRequest(bytes);
     accepted += ParseHello(bytes).ok() + ParseAnswer(bytes).ok() + ParseStart(bytes).ok();
     const auto header = ParseHeader(bytes);
     if (header.ok()) {

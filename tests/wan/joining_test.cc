@@ -150,7 +150,7 @@ TEST(WanStrangers, OneWhoKnowsEverythingButTheKeyGetsNoFurtherThanTheGreeting) {
   hello.view = 1;
   hello.from = 1;
   hello.to = 0;
-  hello.streams = 1;
+  hello.incarnation = 1;
   uint8_t bytes[kHelloSize];
   EncodeHello(hello, bytes);
   Stranger stranger(cluster.endpoints[0]);
@@ -163,15 +163,13 @@ TEST(WanStrangers, OneWhoKnowsEverythingButTheKeyGetsNoFurtherThanTheGreeting) {
   joining.join();
 }
 
-TEST(WanStrangers, AMemberThatDoesNotExistOrAStreamThatStandsIsRefused) {
+TEST(WanStrangers, AMemberThatDoesNotExistIsRefused) {
   Cluster cluster(2, 1);
   cluster.JoinAll();
   Hello hello;
   hello.view = 1;
-  hello.from = 1;
-  hello.streams = 1;
   int64_t refused = 0;
-  for (const uint16_t from : {1, 2, 500}) {
+  for (const uint16_t from : {2, 500}) {
     hello.from = from;
     uint8_t bytes[kHelloSize];
     EncodeHello(hello, bytes);
@@ -181,6 +179,22 @@ TEST(WanStrangers, AMemberThatDoesNotExistOrAStreamThatStandsIsRefused) {
     EXPECT_EQ(cluster.engines[0]->connections_refused(), ++refused);
   }
   ExpectSums(&cluster, 1);
+}
+
+TEST(WanJoin, EncryptionIsWantedByBothOrThereIsNoConnection) {
+  Cluster cluster(1);
+  EngineOptions options;
+  options.listen = {"127.0.0.1", 0};
+  options.encrypt = false;
+  auto engine = Engine::Create(options);
+  ASSERT_TRUE(engine.ok());
+  cluster.engines.push_back(*std::move(engine));
+  cluster.endpoints.push_back(cluster.engines[1]->endpoint());
+  std::thread acceptor(
+      [&] { EXPECT_FALSE(cluster.engines[0]->Join(cluster.GroupOf(0), 0.5).ok()); });
+  EXPECT_FALSE(cluster.engines[1]->Join(cluster.GroupOf(1), 0.5).ok());
+  acceptor.join();
+  EXPECT_GE(cluster.engines[0]->connections_refused(), 1);
 }
 
 TEST(WanStrangers, AnotherVersionIsAnsweredWithOurs) {

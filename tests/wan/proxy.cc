@@ -34,14 +34,22 @@ void Proxy::Wake() {
 
 void Proxy::FlipByte(uint64_t offset, uint8_t mask) {
   std::lock_guard<std::mutex> lock(mutex_);
-  flip_at_ = offset;
+  flip_in_ = offset;
   flip_mask_ = mask;
 }
 
 void Proxy::HoldDialler(bool hold) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    hold_ = hold;
+    hold_dialler_ = hold;
+  }
+  Wake();
+}
+
+void Proxy::HoldAcceptor(bool hold) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    hold_acceptor_ = hold;
   }
   Wake();
 }
@@ -60,7 +68,7 @@ std::vector<FrameHeader> Proxy::DiallersFrames() const {
 
 void Proxy::Run() {
   while (true) {
-    bool hold;
+    bool hold_dialler, hold_acceptor;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       if (stopping_) return;
@@ -69,13 +77,14 @@ void Proxy::Run() {
         cut_ = false;
         cut_done_.notify_all();
       }
-      hold = hold_;
+      hold_dialler = hold_dialler_;
+      hold_acceptor = hold_acceptor_;
     }
     std::vector<pollfd> polls = {{wake_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}};
     std::vector<std::pair<size_t, Pipe*>> owners;
     for (size_t i = 0; i < pairs_.size(); ++i) {
       for (Pipe* const pipe : {&pairs_[i]->out, &pairs_[i]->back}) {
-        if (pipe->ended || (hold && pipe->from_dialler)) continue;
+        if (pipe->ended || (pipe->from_dialler ? hold_dialler : hold_acceptor)) continue;
         const bool writing = !pipe->waiting.empty();
         polls.push_back(
             {writing ? pipe->to : pipe->from, static_cast<int16_t>(writing ? POLLOUT : POLLIN), 0});
@@ -128,10 +137,13 @@ bool Proxy::Move(Pipe* pipe, bool first_pair) {
   }
   if (pipe->from_dialler) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (first_pair && flip_at_.has_value() && *flip_at_ >= pipe->passed &&
-        *flip_at_ < pipe->passed + got) {
-      buffer[*flip_at_ - pipe->passed] ^= flip_mask_;
-      flip_at_.reset();
+    if (first_pair && flip_in_.has_value()) {
+      if (*flip_in_ < static_cast<uint64_t>(got)) {
+        buffer[*flip_in_] ^= flip_mask_;
+        flip_in_.reset();
+      } else {
+        *flip_in_ -= got;
+      }
     }
     ReadHeaders(pipe, buffer, static_cast<size_t>(got));
   }

@@ -23,10 +23,11 @@ class Proxy {
   ~Proxy();
 
   Endpoint endpoint() const { return endpoint_; }
-  // XORs the byte at this place of the dialler's bytes, in the first connection.
+  // XORs the byte at this place of what the dialler sends from now on, in the first connection.
   void FlipByte(uint64_t offset, uint8_t mask);
   // What the dialler sends stays in the kernel while this holds.
   void HoldDialler(bool hold);
+  void HoldAcceptor(bool hold);
   // Closes all connections, both sides.
   void Cut();
   // Headers of the frames that the dialler has sent, in their order.
@@ -60,11 +61,12 @@ class Proxy {
   Fd wake_;
   std::vector<std::unique_ptr<Pair>> pairs_;  // the thread's
   mutable std::mutex mutex_;
-  bool stopping_ = false;  // guarded by mutex_
-  bool hold_ = false;      // guarded by mutex_
-  bool cut_ = false;       // guarded by mutex_
+  bool stopping_ = false;       // guarded by mutex_
+  bool hold_dialler_ = false;   // guarded by mutex_
+  bool hold_acceptor_ = false;  // guarded by mutex_
+  bool cut_ = false;            // guarded by mutex_
   std::condition_variable cut_done_;
-  std::optional<uint64_t> flip_at_;  // guarded by mutex_
+  std::optional<uint64_t> flip_in_;  // guarded by mutex_
   uint8_t flip_mask_ = 0;            // guarded by mutex_
   std::vector<FrameHeader> frames_;  // guarded by mutex_
   std::thread thread_;

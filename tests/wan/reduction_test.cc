@@ -19,7 +19,12 @@ namespace {
 class Sea {
  public:
   Sea(int members, int64_t elements, Codec codec, int64_t chunk, int64_t window, uint64_t seed)
-      : random_(seed), codec_(codec) {
+      : Sea(EqualPlan(members).trees, elements, codec, chunk, window, seed) {}
+
+  Sea(const std::vector<Tree>& trees, int64_t elements, Codec codec, int64_t chunk, int64_t window,
+      uint64_t seed)
+      : random_(seed), codec_(codec), trees_(trees) {
+    const int members = static_cast<int>(trees.front().reduce_parent.size());
     for (int self = 0; self < members; ++self) {
       data_.emplace_back(elements);
       for (int64_t i = 0; i < elements; ++i) {
@@ -33,7 +38,7 @@ class Sea {
       shape.codec = codec;
       shape.chunk_elements = chunk;
       shape.window = window;
-      shape.shares = EqualShares(elements, members);
+      shape.trees = trees;
       reductions_.push_back(std::make_unique<Reduction>(shape, data_[self]));
     }
     lines_.resize(members * members * kLines);
@@ -63,6 +68,19 @@ class Sea {
     return sum;
   }
 
+  // Up each tree by recursion, as tree_plan.h and reduction.h say it.
+  std::vector<float> ExpectedOverTrees() const {
+    std::vector<double> weights;
+    for (const Tree& tree : trees_) weights.push_back(tree.weight);
+    const auto shares = CutShares(static_cast<int64_t>(inputs_[0].size()), weights);
+    std::vector<float> sum(inputs_[0].size());
+    for (size_t i = 0; i < trees_.size(); ++i) {
+      const auto total = Round(PartialSum(trees_[i], trees_[i].root, shares[i]));
+      std::copy(total.begin(), total.end(), sum.begin() + shares[i].begin);
+    }
+    return sum;
+  }
+
   const std::vector<float>& data(int member) const { return data_[member]; }
   Reduction& reduction(int member) { return *reductions_[member]; }
 
@@ -72,6 +90,33 @@ class Sea {
     FrameHeader header;
     std::vector<uint8_t> payload;
   };
+
+  std::vector<float> Round(std::vector<float> values) const {
+    std::vector<uint8_t> bytes(EncodedSize(codec_, values.size()));
+    Encode(codec_, values, bytes.data());
+    Decode(codec_, bytes.data(), values);
+    return values;
+  }
+
+  std::vector<float> PartialSum(const Tree& tree, int at, const Range& share) const {
+    std::vector<float> sum;
+    for (int member = 0; member < static_cast<int>(inputs_.size()); ++member) {
+      std::vector<float> term;
+      if (member == at) {
+        term = Round({inputs_[at].begin() + share.begin, inputs_[at].begin() + share.end});
+      } else if (tree.reduce_parent[member] == at) {
+        term = Round(PartialSum(tree, member, share));
+      } else {
+        continue;
+      }
+      if (sum.empty()) {
+        sum = term;
+      } else {
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] = sum[i] + term[i];
+      }
+    }
+    return sum;
+  }
 
   bool Step() {
     const int members = static_cast<int>(reductions_.size());
@@ -97,6 +142,7 @@ class Sea {
     Frame frame;
     frame.header.type = piece->type;
     frame.header.range = piece->range;
+    frame.header.tree = static_cast<uint16_t>(piece->tree);
     frame.payload.resize(reductions_[from]->PieceSize(*piece));
     frame.header.payload = static_cast<uint32_t>(frame.payload.size());
     reductions_[from]->WritePiece(*piece, frame.payload.data());
@@ -118,6 +164,7 @@ class Sea {
   CounterRandom random_;
   uint64_t step_ = 0;
   Codec codec_;
+  std::vector<Tree> trees_;
   std::vector<std::vector<float>> data_, inputs_;
   std::vector<std::unique_ptr<Reduction>> reductions_;
   std::vector<std::deque<Frame>> lines_;
@@ -183,6 +230,52 @@ TEST(Reduction, SumsInMemberOrderWhateverTheOrderOfArrival) {
   }
 }
 
+// A random arborescence towards `root`: each member's parent is one that was placed before it.
+std::vector<int> RandomParents(int members, int root, const CounterRandom& random, uint64_t draw) {
+  std::vector<int> order, parents(members, -1);
+  for (int member = 0; member < members; ++member) {
+    if (member != root) order.push_back(member);
+  }
+  for (size_t i = order.size(); i > 1; --i) {
+    std::swap(order[i - 1], order[random.Bits(draw * 1000 + i) % i]);
+  }
+  std::vector<int> placed = {root};
+  for (const int member : order) {
+    parents[member] = placed[random.Bits(draw * 1000 + 500 + member) % placed.size()];
+    placed.push_back(member);
+  }
+  return parents;
+}
+
+TEST(Reduction, SumsUpAnyTreesAndGivesEveryMemberTheSameBits) {
+  const CounterRandom random(99);
+  uint64_t draw = 0;
+  for (const Codec codec : {Codec::kFp32, Codec::kBf16, Codec::kInt8, Codec::kInt4}) {
+    for (int members = 2; members <= 9; ++members) {
+      for (const int64_t elements : {1, 300, 7000}) {
+        std::vector<Tree> trees(1 + draw % 4);
+        for (Tree& tree : trees) {
+          tree.weight = 1.0 / static_cast<double>(trees.size());
+          tree.root = static_cast<int>(random.Bits(++draw) % members);
+          tree.reduce_parent = RandomParents(members, tree.root, random, ++draw);
+          tree.broadcast_parent = RandomParents(members, tree.root, random, ++draw);
+        }
+        SCOPED_TRACE(testing::Message() << CodecName(codec) << ", " << members << " members, "
+                                        << elements << " elements, draw " << draw);
+        Sea sea(trees, elements, codec, 256, 3, draw);
+        sea.Run();
+        const std::vector<float> expected = sea.ExpectedOverTrees();
+        for (int member = 0; member < members; ++member) {
+          ASSERT_TRUE(sea.reduction(member).Complete());
+          ASSERT_EQ(sea.reduction(member).elements_done(), elements);
+          ASSERT_EQ(sea.reduction(member).held_bytes(), 0u);
+          ExpectSameBits(sea.data(member), expected);
+        }
+      }
+    }
+  }
+}
+
 TEST(Reduction, HoldsNoMoreThanTheWindow) {
   constexpr int kMembers = 5;
   constexpr int64_t kChunk = 256, kWindow = 2;
@@ -200,10 +293,11 @@ TEST(Reduction, RefusesFramesThatMakeNoSense) {
   shape.self = 1;
   shape.chunk_elements = 256;
   shape.window = 2;
-  shape.shares = EqualShares(256 * 8, 2);
+  shape.trees = EqualPlan(2).trees;
   Reduction reduction(shape, data);
   FrameHeader header;
   header.type = FrameType::kContribution;
+  header.tree = 1;
   header.payload = 1024;
   header.range = {1024, 1280};
   EXPECT_TRUE(reduction.Check(0, header).ok());
@@ -214,6 +308,12 @@ TEST(Reduction, RefusesFramesThatMakeNoSense) {
   EXPECT_FALSE(reduction.Check(0, header).ok()) << "not ours";
   header.range = {1536, 1792};
   EXPECT_FALSE(reduction.Check(0, header).ok()) << "past the window";
+  header.range = {1024, 1280};
+  header.tree = 0;
+  EXPECT_FALSE(reduction.Check(0, header).ok()) << "of a tree in which it is not our child";
+  header.tree = 2;
+  EXPECT_FALSE(reduction.Check(0, header).ok()) << "of no tree";
+  header.tree = 0;
   header.type = FrameType::kResult;
   header.range = {0, 256};
   EXPECT_FALSE(reduction.Check(0, header).ok()) << "before our contribution";

@@ -143,6 +143,25 @@ Status RegionWorker::MakeTrainer() {
   return OkStatus();
 }
 
+namespace {
+
+wan::ScheduleKind ScheduleOf(pb::Sync::Schedule schedule) {
+  switch (schedule) {
+    case pb::Sync::EQUAL:
+      return wan::ScheduleKind::kEqual;
+    case pb::Sync::DIRECT:
+      return wan::ScheduleKind::kDirect;
+    case pb::Sync::RING:
+      return wan::ScheduleKind::kRing;
+    case pb::Sync::TREES:
+      return wan::ScheduleKind::kTrees;
+    default:
+      return wan::ScheduleKind::kAuto;
+  }
+}
+
+}  // namespace
+
 Status RegionWorker::OpenGateway(pb::RegionAnswer* answer) {
   Doing("opening the data-plane port");
   wan::EngineOptions options;
@@ -152,6 +171,8 @@ Status RegionWorker::OpenGateway(pb::RegionAnswer* answer) {
   }
   options.streams = static_cast<int>(job_.sync().streams());
   options.chunk_bytes = job_.sync().chunk_bytes();
+  options.schedule = ScheduleOf(job_.sync().schedule());
+  options.order_stable = job_.sync().reproducible();
   ASSIGN_OR_RETURN(wan_, wan::Engine::Create(options));
   Endpoint gateway = wan_->endpoint();
   if (!options_.wan_advertise.empty()) {

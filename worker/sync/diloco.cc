@@ -71,7 +71,7 @@ class Diloco : public SyncMethod {
       const std::vector<float>& outer = outer_[i];
       for (size_t k = 0; k < buffer.size(); ++k) buffer[k] = weight * (outer[k] - buffer[k]);
     }
-    return ReduceLanes(context_, plan, note, &reduced_);
+    return ReduceLanes(context_, plan, note, &reduced_, &residuals_);
   }
 
   Status Commit(const RoundPlan& plan, const std::vector<pb::RoundNote>& notes) override {
@@ -110,6 +110,7 @@ class Diloco : public SyncMethod {
   std::vector<std::vector<float>> outer_;
   std::vector<std::vector<float>> momentum_;
   std::vector<std::vector<float>> reduced_;
+  std::vector<std::vector<float>> residuals_;  // of int codecs; fresh in every view
 };
 
 }  // namespace

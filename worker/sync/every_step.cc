@@ -45,7 +45,7 @@ class EveryStep : public SyncMethod {
       RETURN_IF_ERROR(
           ReadLane(*context_.trainer, Vector::kGradients, *context_.lanes, Lane(i), &reduced_[i]));
     }
-    return ReduceLanes(context_, plan, note, &reduced_);
+    return ReduceLanes(context_, plan, note, &reduced_, &residuals_);
   }
 
   Status Commit(const RoundPlan& plan, const std::vector<pb::RoundNote>& notes) override {
@@ -81,8 +81,9 @@ class EveryStep : public SyncMethod {
   }
 
   const RegionContext context_;
-  const Range own_;                          // lanes
-  std::vector<std::vector<float>> reduced_;  // by own lane
+  const Range own_;                            // lanes
+  std::vector<std::vector<float>> reduced_;    // by own lane
+  std::vector<std::vector<float>> residuals_;  // of int codecs; fresh in every view
   double gradient_norm_ = 0;
 };
 

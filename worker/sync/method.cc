@@ -36,16 +36,33 @@ Range OwnLanes(const RegionContext& context) {
   return context.lanes->LanesOfWorker(context.tensors->rank(), context.tensors->size());
 }
 
+namespace {
+
+// bf16 and fp16 lose less than the optimizer's own noise.
+bool NeedsFeedback(Codec codec) { return codec == Codec::kInt8 || codec == Codec::kInt4; }
+
+}  // namespace
+
 StatusOr<ReduceResult> ReduceLanes(const RegionContext& context, const RoundPlan& plan,
                                    const pb::RoundNote& note,
-                                   std::vector<std::vector<float>>* buffers) {
+                                   std::vector<std::vector<float>>* buffers,
+                                   std::vector<std::vector<float>>* residuals) {
   const ScopedPhase phase(context.phases, Phase::kWan);
   const Range own = OwnLanes(context);
   wan::AllReduceOptions options;
   options.codec = CodecOf(context.job->sync().codec());
   options.attachment = note.SerializeAsString();
+  // What an int codec takes from a contribution goes along with the next one. A reduction that
+  // fails is repeated with the residuals that it began with.
+  std::vector<std::vector<float>> before;
+  if (residuals != nullptr && NeedsFeedback(options.codec)) {
+    residuals->resize(own.size());
+    for (int64_t i = 0; i < own.size(); ++i) (*residuals)[i].resize((*buffers)[i].size());
+    before = *residuals;
+  }
   std::vector<std::shared_ptr<wan::Operation>> operations;
   for (int64_t lane = own.begin; lane < own.end; ++lane) {
+    if (!before.empty()) options.residual = (*residuals)[lane - own.begin];
     operations.push_back(context.wan->AllReduce(ViewId{context.view->id()}, LaneId{lane},
                                                 static_cast<uint64_t>(plan.round),
                                                 (*buffers)[lane - own.begin], options));
@@ -70,6 +87,7 @@ StatusOr<ReduceResult> ReduceLanes(const RegionContext& context, const RoundPlan
     }
     result.notes = std::move(notes);
   }
+  if (!status.ok() && !before.empty()) *residuals = std::move(before);
   RETURN_IF_ERROR(status);
   return result;
 }

@@ -92,10 +92,12 @@ int64_t InnerStepsBefore(const RegionContext& context, const RoundPlan& plan);
 Range OwnLanes(const RegionContext& context);
 
 // All-reduces one buffer a lane of this worker, all lanes at once, each with the region's note; on
-// return the buffers hold the sums. `weight_sum` of the notes is what the sums stand for.
+// return the buffers hold the sums. `residuals` keep from one call to the next what an int codec
+// took from the contributions (error feedback); sized here, and as before when the call fails.
 StatusOr<ReduceResult> ReduceLanes(const RegionContext& context, const RoundPlan& plan,
                                    const pb::RoundNote& note,
-                                   std::vector<std::vector<float>>* buffers);
+                                   std::vector<std::vector<float>>* buffers,
+                                   std::vector<std::vector<float>>* residuals = nullptr);
 
 // Sum of the members' tokens divided by what the view expected of a round: contributions are scaled
 // by own tokens / expected tokens before the sum, and the sum is divided by this, which makes it

@@ -1,0 +1,377 @@
+#include "collectives/wan/channel.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+namespace atl::wan {
+namespace {
+
+constexpr double kPingSeconds = 0.5;
+constexpr double kStuckRoundTrips = 10;
+constexpr double kBurstSeconds = 0.1;
+constexpr double kBurstRoundTrips = 2;
+
+}  // namespace
+
+// ---- links
+
+void Channel::Attach(Link* link, double now) {
+  link->heard = now;
+  links_.push_back(link);
+  if (pace_ > 0) Pace(pace_);
+}
+
+void Channel::Detach(Link* link, double now) {
+  if (std::erase(links_, link) == 0) return;
+  heard_before_ = std::max(heard_before_, std::min(link->heard, now));
+  seen_.erase(link);
+  for (auto& [sequence, sent] : sent_) {
+    if (sent.link != link) continue;
+    sent.link = nullptr;
+    ++lost_;
+  }
+  if (pace_ > 0) Pace(pace_);
+}
+
+void Channel::Restart() {
+  sent_.clear();
+  lost_ = 0;
+  kept_bytes_ = 0;
+  next_ = 1;
+  below_ = 1;
+  beyond_.clear();
+  ack_due_ = false;
+}
+
+// ---- sending
+
+void Channel::Remember(Link* link, const FrameHeader& header, Sent sent) {
+  sent.header = header;
+  sent.link = link;
+  kept_bytes_ += sent.bytes.size();
+  sent_[header.sequence] = std::move(sent);
+}
+
+void Channel::AppendStart(Link* link, const std::shared_ptr<const StartFrame>& start) {
+  if (start == nullptr || !link->announced.insert(start->header.operation).second) return;
+  // Operations rise; what is long past is not asked for again.
+  while (link->announced.size() > 4096) link->announced.erase(link->announced.begin());
+  link->Append(start->header, start->payload);
+}
+
+void Channel::SendStart(Link* link, std::shared_ptr<const StartFrame> start) {
+  AppendStart(link, start);
+  Sent sent;
+  sent.bytes = start->payload;
+  Remember(link, start->header, std::move(sent));
+}
+
+void Channel::SendBytes(Link* link, FrameHeader header, std::vector<uint8_t> payload,
+                        std::shared_ptr<const StartFrame> start) {
+  AppendStart(link, start);
+  header.payload = static_cast<uint32_t>(payload.size());
+  if (header.sequence == 0) Number(&header);
+  link->Append(header, payload);
+  Sent sent;
+  sent.bytes = std::move(payload);
+  sent.start = std::move(start);
+  Remember(link, header, std::move(sent));
+}
+
+Link* Channel::LeastBusy() const {
+  Link* best = nullptr;
+  for (Link* const link : links_) {
+    if (!link->ready() || link->bye_sent) continue;
+    if (best == nullptr || link->unsent() < best->unsent()) best = link;
+  }
+  return best;
+}
+
+bool Channel::SendSmall(FrameHeader header, std::vector<uint8_t> payload) {
+  Link* const best = LeastBusy();
+  if (best != nullptr) {
+    SendBytes(best, header, std::move(payload));
+    return true;
+  }
+  // With the next link.
+  header.payload = static_cast<uint32_t>(payload.size());
+  Number(&header);
+  Sent sent;
+  sent.bytes = std::move(payload);
+  Remember(nullptr, header, std::move(sent));
+  ++lost_;
+  return false;
+}
+
+void Channel::SendPiece(Link* link, FrameHeader header, PieceSource* source,
+                        const Reduction::Piece& piece, Bytes in_place,
+                        std::shared_ptr<const StartFrame> start) {
+  AppendStart(link, start);
+  Number(&header);
+  Sent sent;
+  sent.source = source;
+  sent.piece = piece;
+  sent.start = std::move(start);
+  if (!in_place.empty()) {
+    link->AppendInPlace(header, in_place);
+  } else {
+    source->Rewrite(piece, link->BeginFrame(header));
+    link->FinishFrame();
+  }
+  Remember(link, header, std::move(sent));
+}
+
+bool Channel::AppendLost(Link* link) {
+  if (lost_ == 0) return false;
+  for (auto& [sequence, sent] : sent_) {
+    if (sent.link != nullptr) continue;
+    AppendStart(link, sent.start);
+    if (sent.source != nullptr) {
+      sent.source->Rewrite(sent.piece, link->BeginFrame(sent.header));
+      link->FinishFrame();
+    } else {
+      link->Append(sent.header, sent.bytes);
+    }
+    sent.link = link;
+    --lost_;
+    return true;
+  }
+  lost_ = 0;
+  return false;
+}
+
+void Channel::AppendAck(Link* link) {
+  Ack ack;
+  ack.below = below_;
+  for (const auto& [begin, end] : beyond_) {
+    if (ack.ranges.size() == kMaxAckRanges) break;
+    ack.ranges.push_back({static_cast<int64_t>(begin), static_cast<int64_t>(end)});
+  }
+  const std::vector<uint8_t> bytes = EncodeAck(ack);
+  FrameHeader header;
+  header.type = FrameType::kAck;
+  header.payload = static_cast<uint32_t>(bytes.size());
+  link->Append(header, bytes);
+  link->ack_wanted = false;
+  ack_due_ = false;
+}
+
+void Channel::Keep(PieceSource* source) {
+  for (Link* const link : links_) link->Detach();
+  for (auto& [sequence, sent] : sent_) {
+    if (sent.source != source) continue;
+    sent.bytes.resize(sent.header.payload);
+    source->Rewrite(sent.piece, sent.bytes.data());
+    sent.source = nullptr;
+    kept_bytes_ += sent.bytes.size();
+  }
+}
+
+void Channel::Forget(std::map<uint64_t, Sent>::iterator at) {
+  if (at->second.link == nullptr) --lost_;
+  kept_bytes_ -= at->second.bytes.size();
+  sent_.erase(at);
+}
+
+// ---- receiving
+
+bool Channel::Taken(uint64_t sequence) const {
+  if (sequence < below_) return true;
+  const auto after = beyond_.upper_bound(sequence);
+  return after != beyond_.begin() && std::prev(after)->second > sequence;
+}
+
+void Channel::Take(uint64_t sequence) {
+  ack_due_ = true;
+  auto after = beyond_.upper_bound(sequence);
+  uint64_t begin = sequence, end = sequence + 1;
+  if (after != beyond_.begin()) {
+    const auto before = std::prev(after);
+    if (before->second == sequence) {
+      begin = before->first;
+      beyond_.erase(before);
+    }
+  }
+  if (after != beyond_.end() && after->first == end) {
+    end = after->second;
+    beyond_.erase(after);
+  }
+  if (begin == below_) {
+    below_ = end;
+  } else {
+    beyond_[begin] = end;
+  }
+}
+
+Status Channel::OnAck(const Ack& ack) {
+  const uint64_t last = ack.ranges.empty() ? ack.below : ack.ranges.back().end;
+  if (last > next_) return absl::InvalidArgumentError("it acknowledged what was never sent");
+  while (!sent_.empty() && sent_.begin()->first < ack.below) Forget(sent_.begin());
+  for (const Range& range : ack.ranges) {
+    auto at = sent_.lower_bound(static_cast<uint64_t>(range.begin));
+    while (at != sent_.end() && at->first < static_cast<uint64_t>(range.end)) Forget(at++);
+  }
+  return OkStatus();
+}
+
+// ---- silence
+
+double Channel::heard() const {
+  double heard = heard_before_;
+  for (const Link* const link : links_) heard = std::max(heard, link->heard);
+  return heard;
+}
+
+void Channel::Expect(double now) {
+  if (expecting_since_ == 0) expecting_since_ = now;
+}
+
+double Channel::silent_seconds(double now) const {
+  if (expecting_since_ == 0) return 0;
+  return std::max(0.0, now - std::max(heard(), expecting_since_));
+}
+
+bool Channel::Ping(double now) {
+  bool any = false;
+  for (Link* const link : links_) {
+    if (link->heard > link->pinged) link->pinged = 0;
+    if (!link->ready() || link->bye_sent ||
+        now - std::max(link->heard, expecting_since_) < kPingSeconds ||
+        now - link->last_ping < kPingSeconds || link->unsent() > 0) {
+      continue;
+    }
+    FrameHeader header;
+    header.type = FrameType::kPing;
+    link->Append(header, {});
+    link->last_ping = now;
+    if (link->pinged == 0) link->pinged = now;
+    any = true;
+  }
+  return any;
+}
+
+bool Channel::Reassure(double now) {
+  bool any = false;
+  for (const Link* const link : links_) any = any || link->stalled();
+  if (!any || now - reassured_at_ < kPingSeconds) return any;
+  reassured_at_ = now;
+  for (Link* const link : links_) link->ack_wanted = link->ack_wanted || link->stalled();
+  return any;
+}
+
+std::vector<Link*> Channel::Stuck(double now) const {
+  std::vector<Link*> stuck;
+  for (const auto& [link, seen] : seen_) {
+    const double patience = kStuckRoundTrips * seen.state.rtt_seconds;
+    const bool mute = link->pinged > link->heard &&
+                      now - link->pinged > std::max(kLinkSilentSeconds - kPingSeconds, patience);
+    if (mute || now - seen.moved_at > std::max(kLinkSilentSeconds, patience)) {
+      stuck.push_back(link);
+    }
+  }
+  return stuck;
+}
+
+// ---- rate
+
+bool Channel::Busy() const {
+  for (const Link* const link : links_) {
+    if (link->ready() && link->awaits_room()) return true;
+  }
+  return false;
+}
+
+void Channel::Sample() {
+  // Of this moment: the caller's may be some milliseconds old on a loaded machine.
+  const double now = Clock::Real()->MonotonicSeconds();
+  double acked = 0, smooth = 0, least = 0;
+  for (Link* const link : links_) {
+    if (!link->ready()) continue;
+    const StatusOr<TcpState> state = link->Tcp();
+    if (!state.ok()) continue;
+    const auto [at, fresh] = seen_.try_emplace(link, Seen{*state, now});
+    if (!fresh) {
+      const TcpState& before = at->second.state;
+      const uint64_t moved = state->bytes_acked - before.bytes_acked;
+      acked += std::max(0.0, state->bytes_delivered - before.bytes_delivered);
+      sent_bytes_ += static_cast<double>(state->bytes_sent - before.bytes_sent);
+      retransmitted_ +=
+          static_cast<double>(state->bytes_retransmitted - before.bytes_retransmitted);
+      const bool under_way = state->bytes_sent - state->bytes_retransmitted > state->bytes_acked;
+      if (moved > 0 || !under_way) at->second.moved_at = now;
+      at->second.state = *state;
+    }
+    smooth = std::max(smooth, state->rtt_seconds);
+    if (state->min_rtt_seconds > 0 && (least == 0 || state->min_rtt_seconds < least)) {
+      least = state->min_rtt_seconds;
+    }
+  }
+  if (smooth > 0) rtt_ = smooth;
+  if (least > 0) min_rtt_ = least;
+  const double elapsed = now - sampled_at_;
+  sampled_at_ = now;
+  if (elapsed > 0 && elapsed < 1) {
+    // Over about a second.
+    const double weight = std::min(1.0, elapsed);
+    recent_rate_ += weight * (acked / elapsed - recent_rate_);
+  } else {
+    recent_rate_ = 0;
+  }
+  if (burst_ != nullptr) {
+    burst_->delivered += acked;
+    burst_->samples.emplace_back(now, burst_->delivered);
+    const double window = std::max(kBurstSeconds, kBurstRoundTrips * min_rtt_);
+    while (burst_->samples.size() > 1 && burst_->samples[1].first <= now - window) {
+      burst_->samples.pop_front();
+    }
+    const auto [then, before] = burst_->samples.front();
+    if (now - then >= window) {
+      burst_->best_rate = std::max(burst_->best_rate, (burst_->delivered - before) / (now - then));
+    }
+  }
+  if (!Busy()) {
+    busy_since_ = 0;
+    return;
+  }
+  if (busy_since_ == 0) busy_since_ = now;
+  // Before the first acknowledgements can be here the pipe is filling: no sign of its width.
+  if (now - busy_since_ < 1.25 * rtt_ + elapsed) return;
+  busy_seconds_ += elapsed;
+  busy_acked_ += acked;
+  queue_sum_ += std::max(0.0, rtt_ - min_rtt_);
+  ++queue_samples_;
+}
+
+LinkReport Channel::Report() {
+  LinkReport report;
+  report.from = self_;
+  report.to = member_;
+  report.busy_seconds = busy_seconds_;
+  report.acked_bytes = busy_acked_;
+  report.paced_rate = pace_ > 0 && pace_ < 1e18 ? pace_ : 0;
+  report.retransmitted = sent_bytes_ > 0 ? retransmitted_ / sent_bytes_ : 0;
+  report.rtt_seconds = min_rtt_;
+  report.queue_seconds = queue_samples_ > 0 ? queue_sum_ / queue_samples_ : 0;
+  report.reachable = up();
+  if (burst_ != nullptr && burst_->best_rate > 0) {
+    report.busy_seconds = 1;
+    report.acked_bytes = burst_->best_rate;
+  }
+  burst_.reset();
+  busy_seconds_ = busy_acked_ = queue_sum_ = retransmitted_ = sent_bytes_ = 0;
+  queue_samples_ = 0;
+  return report;
+}
+
+void Channel::Pace(double bytes_per_second) {
+  pace_ = bytes_per_second;
+  if (links_.empty()) return;
+  const double each = bytes_per_second / static_cast<double>(links_.size());
+  for (Link* const link : links_) link->Pace(each);
+}
+
+}  // namespace atl::wan

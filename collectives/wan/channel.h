@@ -1,0 +1,186 @@
+// What connects this gateway with one other member: several links, and over them one reliable
+// sequence of frames that outlives any of the links.
+//
+// 1. Sending. A sequenced frame goes over whichever link asks for one first, gets the next sequence
+//    number, and is remembered (Sent) until it is acknowledged. Numbers are not copied for that: a
+//    frame remembers its operation and piece and is written again from the vector if need be; when
+//    the operation ends, what is still unacknowledged is copied out (Keep), because the vector then
+//    goes back to its owner. An operation's start precedes its other frames on every link.
+// 2. Receiving. Each sequence number is taken once; Ack says which have come. Acknowledgements go
+//    with the tick; they cost memory at the sender, not time.
+// 3. A link that breaks: what went over it and is not acknowledged goes again over the others or
+//    the next one (AppendLost), lowest number first.
+// 4. Silence. While work is under way every link that is quiet is pinged and answers. A link that
+//    does not is given up after kLinkSilentSeconds: a route may have changed, a firewall forgotten
+//    the connection. A member that has not been heard on any link for kSilentSeconds is silent, for
+//    the caller to know.
+// 5. Rate. At each tick the bytes that the peer's kernel has acknowledged are counted against the
+//    time in which more was waiting to be sent: what the link carries (LinkReport).
+//
+// Knows no sockets beyond its links, no operations beyond PieceSource. Thread rule: the I/O thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "collectives/wan/frame.h"
+#include "collectives/wan/link.h"
+#include "collectives/wan/plan/link_model.h"
+#include "collectives/wan/reduction.h"
+
+namespace atl::wan {
+
+inline constexpr double kLinkSilentSeconds = 2.0;
+inline constexpr double kSilentSeconds = 2.5;
+
+// An operation under way, as far as its frames can be written again.
+class PieceSource {
+ public:
+  virtual ~PieceSource() = default;
+  virtual void Rewrite(const Reduction::Piece& piece, uint8_t* out) = 0;
+};
+
+// An operation's start for one member, sent before its other frames on every link.
+struct StartFrame {
+  FrameHeader header;
+  std::vector<uint8_t> payload;
+};
+
+class Channel {
+ public:
+  Channel(int self, int member) : self_(self), member_(member) {}
+
+  int member() const { return member_; }
+  const std::vector<Link*>& links() const { return links_; }
+  bool up() const { return !links_.empty(); }
+
+  void Attach(Link* link, double now);
+  // The link is no more: what went over it waits to be sent again.
+  void Detach(Link* link, double now);
+  // A new incarnation of the member, which knows nothing of what was sent before.
+  void Restart();
+  uint64_t incarnation = 0;  // of the other end; 0: not known yet
+
+  // ---- sending: each appends one frame to the link
+  void SendBytes(Link* link, FrameHeader header, std::vector<uint8_t> payload,
+                 std::shared_ptr<const StartFrame> start = nullptr);
+  // To the least busy link; false if there is none.
+  bool SendSmall(FrameHeader header, std::vector<uint8_t> payload);
+  // A piece that can be had again from `source` (until Keep).
+  void SendPiece(Link* link, FrameHeader header, PieceSource* source, const Reduction::Piece& piece,
+                 Bytes in_place, std::shared_ptr<const StartFrame> start);
+  // The start gets its number; it goes with the operation's first frame, or by itself.
+  void Number(FrameHeader* header) { header->sequence = next_++; }
+  uint64_t last_number() const { return next_ - 1; }
+  Link* LeastBusy() const;
+  void SendStart(Link* link, std::shared_ptr<const StartFrame> start);
+  // Frames that were lost with their link; false if there are none.
+  bool AppendLost(Link* link);
+  void AppendAck(Link* link);
+
+  // `source` ends: what is unacknowledged of it is copied.
+  void Keep(PieceSource* source);
+  size_t unacked() const { return sent_.size(); }
+  size_t kept_bytes() const { return kept_bytes_; }
+  bool has_lost() const { return lost_ > 0; }
+
+  // ---- receiving
+  bool Taken(uint64_t sequence) const;
+  void Take(uint64_t sequence);
+  // All numbers below have been taken.
+  uint64_t taken_below() const { return below_; }
+  // Errors: acknowledges what was never sent.
+  Status OnAck(const Ack& ack);
+  bool ack_due() const { return ack_due_; }
+
+  // ---- silence and rate
+  double heard() const;
+  // The peer has been expected to say something since `now`, until further notice.
+  void Expect(double now);
+  void ExpectNothing() { expecting_since_ = 0; }
+  // Pings links that are quiet; true if any was.
+  bool Ping(double now);
+  // Links that do not answer, or have bytes under way of which none has been acknowledged for long.
+  std::vector<Link*> Stuck(double now) const;
+  // Tells on links whose frames wait here for an operation that has not begun that we live.
+  bool Reassure(double now);
+  double silent_seconds(double now) const;
+  // More waits to be sent than the kernel takes.
+  bool Busy() const;
+  void Sample();
+  // What was seen since the last report.
+  LinkReport Report();
+  // From here to the report the best rate over a few round trips counts, not the mean: a burst that
+  // fills the line from nothing, and then overfills it.
+  void BeginBurst() { burst_ = std::make_unique<Burst>(); }
+  double rtt_seconds() const { return rtt_; }
+  double min_rtt_seconds() const { return min_rtt_; }
+  double paced_rate() const { return pace_ < 1e18 ? pace_ : 0; }
+  // Bytes a second that were acknowledged lately.
+  double recent_rate() const { return recent_rate_; }
+
+  // Spread over the links; infinity: as fast as it goes.
+  void Pace(double bytes_per_second);
+
+ private:
+  struct Sent {
+    FrameHeader header;
+    Link* link = nullptr;  // null: lost, to be sent again
+    PieceSource* source = nullptr;
+    Reduction::Piece piece;
+    std::vector<uint8_t> bytes;  // without a source: the payload
+    std::shared_ptr<const StartFrame> start;
+  };
+
+  void Remember(Link* link, const FrameHeader& header, Sent sent);
+  void AppendStart(Link* link, const std::shared_ptr<const StartFrame>& start);
+  void Forget(std::map<uint64_t, Sent>::iterator at);
+
+  const int self_;
+  const int member_;
+  std::vector<Link*> links_;
+
+  uint64_t next_ = 1;
+  std::map<uint64_t, Sent> sent_;  // unacknowledged, by sequence number
+  size_t lost_ = 0;                // of them without a link
+  size_t kept_bytes_ = 0;
+
+  uint64_t below_ = 1;
+  std::map<uint64_t, uint64_t> beyond_;  // ranges taken out of order: begin -> end
+  bool ack_due_ = false;
+
+  double heard_before_ = 0;  // on links that are gone
+  double expecting_since_ = 0;
+  double reassured_at_ = 0;
+
+  struct Burst {
+    std::deque<std::pair<double, double>> samples;  // time, bytes delivered until then
+    double delivered = 0;
+    double best_rate = 0;
+  };
+  std::unique_ptr<Burst> burst_;
+
+  double pace_ = 0;  // 0: never told
+  double sampled_at_ = 0;
+  double busy_since_ = 0;  // 0: not busy
+  double busy_seconds_ = 0;
+  double busy_acked_ = 0;
+  double queue_sum_ = 0;
+  int queue_samples_ = 0;
+  double rtt_ = 0;
+  double min_rtt_ = 0;
+  struct Seen {
+    TcpState state;
+    double moved_at = 0;  // when something was last acknowledged, or nothing was under way
+  };
+  std::map<Link*, Seen> seen_;  // at the last sample
+  double recent_rate_ = 0;
+  double retransmitted_ = 0;  // bytes since the last report
+  double sent_bytes_ = 0;
+};
+
+}  // namespace atl::wan

@@ -1,0 +1,172 @@
+#include "collectives/wan/conductor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/log.h"
+#include "base/units.h"
+
+namespace atl::wan {
+namespace {
+
+// Rounder than this, equal shares without pacing are near enough to the best.
+constexpr double kShortRoundTripSeconds = 1e-3;
+// A slow start to 1 Gbit/s takes about ten round trips, then a few to measure.
+constexpr double kProbeRoundTrips = 16;
+constexpr double kMinProbeSeconds = 0.3;
+constexpr double kMaxFirstProbeSeconds = 4;
+// A new plan is worth the change of shares from this gain on; new rates from this difference on.
+constexpr double kWorthwhileGain = 0.03;
+constexpr double kRateDifference = 0.01;
+
+}  // namespace
+
+Conductor::Conductor(std::vector<std::string> names, ScheduleKind kind, bool order_stable,
+                     uint32_t first_version, Hooks hooks)
+    : names_(std::move(names)),
+      kind_(kind),
+      order_stable_(order_stable),
+      hooks_(std::move(hooks)),
+      model_(names_),
+      waiting_(names_.size()),
+      standing_(names_.size()),
+      version_(first_version) {}
+
+void Conductor::Restarted(int member) {
+  if (phase_ == Phase::kSteady) {
+    untold_.insert(member);
+    return;
+  }
+  // Back to the start; the others stand already.
+  phase_ = Phase::kStanding;
+  for (size_t other = 0; other < waiting_.size(); ++other) {
+    if (static_cast<int>(other) == member) {
+      waiting_[other].clear();
+    } else if (other < standing_.size() && !standing_[other].empty()) {
+      waiting_[other] = {standing_[other]};
+    }
+  }
+}
+
+void Conductor::OnReport(int member, std::vector<LinkReport> reports) {
+  if (phase_ == Phase::kSteady && untold_.erase(member) > 0) {
+    hooks_.tell(member, current_);
+    return;
+  }
+  if (phase_ == Phase::kStanding) standing_[member] = reports;
+  waiting_[member].push_back(std::move(reports));
+  for (const auto& queue : waiting_) {
+    if (queue.empty()) return;
+  }
+  std::vector<LinkReport> all;
+  for (auto& queue : waiting_) {
+    all.insert(all.end(), queue.front().begin(), queue.front().end());
+    queue.pop_front();
+  }
+  Advance(std::move(all));
+}
+
+void Conductor::Advance(std::vector<LinkReport> reports) {
+  for (const LinkReport& report : reports) {
+    const double rate = report.busy_seconds > 0 ? report.acked_bytes / report.busy_seconds : 0;
+    VLOG(1) << names_[report.from] << " -> " << names_[report.to] << ": " << FormatRate(8 * rate)
+            << " over " << report.busy_seconds << " s, paced " << FormatRate(8 * report.paced_rate)
+            << ", sent again " << report.retransmitted << ", rtt " << report.rtt_seconds
+            << ", queue " << report.queue_seconds;
+  }
+  switch (phase_) {
+    case Phase::kStanding:
+      AfterStanding(reports);
+      return;
+    case Phase::kProbing:
+    case Phase::kSteady:
+      if (fast_) return;
+      model_.Observe(reports);
+      Solve();
+      return;
+  }
+}
+
+void Conductor::AfterStanding(const std::vector<LinkReport>& reports) {
+  double longest = 0;
+  for (const LinkReport& report : reports) longest = std::max(longest, report.rtt_seconds);
+  fast_ = longest < kShortRoundTripSeconds || names_.size() < 2;
+  if (!fast_) {
+    phase_ = Phase::kProbing;
+    hooks_.probe(std::clamp(kProbeRoundTrips * longest, kMinProbeSeconds, kMaxFirstProbeSeconds));
+    return;
+  }
+  phase_ = Phase::kSteady;
+  TreePlan plan = EqualPlan(static_cast<int>(names_.size()));
+  if (kind_ == ScheduleKind::kRing || kind_ == ScheduleKind::kTrees) {
+    // Wished for by name: without limits any will do.
+    PlanRequest request;
+    request.kind = kind_;
+    StatusOr<TreePlan> wished = MakePlan(LinkMatrix(static_cast<int>(names_.size())), request);
+    if (wished.ok()) plan = *std::move(wished);
+    plan.throughput = 0;
+  }
+  plan.chunk_bytes = kMaxPayload;  // what the engine's options allow
+  hooks_.first_plan(Numbered(std::move(plan)));
+}
+
+void Conductor::Solve() {
+  if (solving_) {
+    again_ = true;
+    return;
+  }
+  solving_ = true;
+  PlanRequest request;
+  request.bytes = bytes_;
+  request.kind = kind_;
+  request.order_stable = order_stable_;
+  hooks_.solve(model_.matrix(), request);
+}
+
+NumberedPlan Conductor::Numbered(TreePlan plan) {
+  // Through the wire format and back, so that the weights are those that the others see.
+  const NumberedPlan numbered = {++version_, std::move(plan)};
+  const StatusOr<NumberedPlan> seen =
+      ParsePlan(EncodePlan(numbered), static_cast<int>(names_.size()));
+  CHECK(seen.ok()) << seen.status();
+  current_ = *seen;
+  return *seen;
+}
+
+void Conductor::OnPlanned(StatusOr<TreePlan> plan) {
+  solving_ = false;
+  if (!plan.ok()) {
+    LOG(WARNING) << "no plan for the links as they are: " << plan.status().message();
+    if (phase_ == Phase::kSteady) return;
+    plan = EqualPlan(static_cast<int>(names_.size()));
+  }
+  if (!std::isfinite(plan->throughput)) plan->throughput = 0;
+  if (phase_ == Phase::kProbing) {
+    phase_ = Phase::kSteady;
+    hooks_.first_plan(Numbered(*std::move(plan)));
+  } else {
+    const double now = Predict(current_.plan, model_.matrix(), bytes_).seconds;
+    const double then = Predict(*plan, model_.matrix(), bytes_).seconds;
+    const double rate = current_.plan.throughput;
+    TreePlan next = *std::move(plan);
+    if (then > now * (1 - kWorthwhileGain)) {
+      // The same trees, at the rate that they are now thought to have.
+      const double seconds = now - current_.plan.latency;
+      next = current_.plan;
+      if (seconds > 0 && std::isfinite(seconds)) next.throughput = bytes_ / seconds;
+    }
+    const bool same = next.trees == current_.plan.trees &&
+                      std::abs(next.throughput - rate) <= kRateDifference * rate;
+    if (!same) candidate_ = Numbered(std::move(next));
+  }
+  VLOG(1) << "plan " << current_.version << ": " << ScheduleName(current_.plan.kind) << ", "
+          << current_.plan.trees.size() << " trees, " << FormatRate(8 * current_.plan.throughput);
+  if (std::exchange(again_, false)) Solve();
+}
+
+std::optional<NumberedPlan> Conductor::TakeCandidate() {
+  return std::exchange(candidate_, std::nullopt);
+}
+
+}  // namespace atl::wan

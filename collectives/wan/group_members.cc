@@ -1,0 +1,222 @@
+// Members of a group that are silent, lost or leave, and what happens by the clock (group.h).
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "collectives/wan/group.h"
+
+namespace atl::wan {
+namespace {
+
+// While something is under way; and while something may soon be.
+constexpr double kTickSeconds = 0.02;
+constexpr double kIdleTickSeconds = 0.25;
+// A gateway that breaks the rules so often is not merely behind a bad line.
+constexpr int kMaxBreaches = 8;
+// Ticks go on for so long after the last operation, to acknowledge and to let go.
+constexpr double kLingerSeconds = 2;
+
+double Now() { return Clock::Real()->MonotonicSeconds(); }
+
+}  // namespace
+
+Status GroupState::PeerError(int member, const std::string& message) const {
+  Status status = absl::UnavailableError(message);
+  status.SetPayload(kPeerPayload, absl::Cord(group_.names[member]));
+  return status;
+}
+
+void GroupState::Break(const Status& status) {
+  if (broken_.ok()) {
+    LOG(WARNING) << Place() << " is broken: " << status.message();
+    broken_ = status;
+  }
+  if (joining_) hooks_.joined(status);
+  const Reason reason = {ReasonCode::kLost, std::string(status.message())};
+  for (const Waiting& waiting : waiting_) waiting.handle->Finish(status);
+  waiting_.clear();
+  while (!exchanges_.empty()) Fail(exchanges_.begin()->first, status, &reason);
+  resume_ = true;
+  SayByeIfIdle();
+}
+
+void GroupState::CheckLeft(int index) {
+  Member& member = members_[index];
+  if (member.left || !member.bye.has_value()) return;
+  if (member.channel->taken_below() <= member.bye_sequence) return;
+  MemberLeft(index, *member.bye);
+}
+
+void GroupState::MemberLeft(int index, const Reason& reason) {
+  members_[index].left = true;
+  std::string message = absl::StrCat(Name(index), " left ", Place());
+  if (!reason.text.empty()) absl::StrAppend(&message, ": ", reason.text);
+  const Status status = PeerError(index, message);
+  if (broken_.ok()) {
+    LOG(INFO) << message;
+    broken_ = status;
+  }
+  const Reason told = {ReasonCode::kLost, message};
+  for (const Waiting& waiting : waiting_) waiting.handle->Finish(status);
+  waiting_.clear();
+  std::vector<uint64_t> ids;
+  for (const auto& [id, exchange] : exchanges_) ids.push_back(id);
+  for (const uint64_t id : ids) {
+    const auto at = exchanges_.find(id);
+    if (at == exchanges_.end()) continue;
+    if (at->second->Needs(index)) {
+      Fail(id, status, &told);
+    } else {
+      at->second->Forget(index);
+      FinishIfComplete(id);
+    }
+  }
+  resume_ = true;
+  SayByeIfIdle();
+}
+
+void GroupState::SayByeIfIdle() {
+  if (broken_.ok() || !exchanges_.empty()) return;
+  SayBye({ReasonCode::kLost, std::string(broken_.message())});
+}
+
+// One frame with one number on every link, so that each of them ends with it.
+void GroupState::SayBye(const Reason& reason) {
+  const std::vector<uint8_t> bytes = EncodeReason(reason);
+  for (Member& member : members_) {
+    if (member.channel == nullptr) continue;
+    FrameHeader header;
+    header.type = FrameType::kBye;
+    for (Link* const link : member.channel->links()) {
+      if (!link->ready() || link->bye_sent) continue;
+      while (member.channel->AppendLost(link)) {
+      }
+      member.channel->SendBytes(link, header, bytes);
+      if (header.sequence == 0) header.sequence = member.channel->last_number();
+      link->bye_sent = true;
+    }
+  }
+  MarkAllDirty();
+}
+
+void GroupState::OnLost(Link* link, const Status& status) {
+  const int index = link->member();
+  Member& member = members_[index];
+  const double now = Now();
+  member.channel->Detach(link, now);
+  MarkDirty(index);
+  if (link->bye_received || !broken_.ok()) {
+    if (member.channel->up() || member.left || !broken_.ok()) return;
+    Break(PeerError(index, absl::StrCat("lost ", Name(index), " (", Place(),
+                                        ") before all that it sent was here: ", status.message())));
+    return;
+  }
+  if ((absl::IsInvalidArgument(status) || absl::IsDataLoss(status)) &&
+      ++member.breaches > kMaxBreaches) {
+    Break(PeerError(index,
+                    absl::StrCat("lost ", Name(index), " (", Place(),
+                                 "): it broke the rules too often, last: ", status.message())));
+    return;
+  }
+  VLOG(1) << Place() << ": a connection to " << Name(index) << " broke: " << status.message();
+  member.last_error = std::string(status.message());
+  if (!member.channel->up()) member.down_since = now;
+  member.dial_at = now;
+}
+
+// ---- by the clock
+
+void GroupState::Watch(Member* member, int index, double now, Losses* losses) {
+  Channel* const channel = member->channel.get();
+  const double silent = channel->silent_seconds(now);
+  if (channel->Ping(now)) MarkDirty(index);
+  if (silent > kSilentSeconds && !member->told_silent) {
+    member->told_silent = true;
+    LOG(WARNING) << Place() << ": " << Name(index) << " has been silent for "
+                 << FormatDuration(silent);
+    hooks_.silent(index, silent);
+  }
+  if (silent < kSilentSeconds / 2 && member->told_silent) {
+    member->told_silent = false;
+    LOG(INFO) << Place() << ": " << Name(index) << " is heard again";
+    hooks_.silent(index, 0);
+  }
+  if (silent > options_.patience_seconds) {
+    Break(PeerError(index, absl::StrCat("lost ", Name(index), " (", Place(), "): silent for ",
+                                        FormatDuration(silent))));
+    return;
+  }
+  for (Link* const link : channel->Stuck(now)) {
+    losses->emplace_back(link, absl::UnavailableError("nothing moved on it any more"));
+  }
+}
+
+void GroupState::SendAcks(int index) {
+  Channel* const channel = members_[index].channel.get();
+  for (Link* const link : channel->links()) {
+    if (!link->ack_wanted || !link->ready() || link->bye_sent) continue;
+    channel->AppendAck(link);
+    MarkDirty(index);
+  }
+  if (!channel->ack_due()) return;
+  Link* const link = channel->LeastBusy();
+  if (link == nullptr) return;
+  channel->AppendAck(link);
+  MarkDirty(index);
+}
+
+double GroupState::Tick(double now, Losses* losses) {
+  const bool working = Working() && broken_.ok();
+  bool soon = working || probe_until_ > 0 || now - last_active_ < kLingerSeconds;
+  bool later = false;
+  if (probe_until_ > 0 && now >= probe_until_) EndProbe();
+  for (int index = 0; index < members(); ++index) {
+    Member& member = members_[index];
+    if (member.channel == nullptr) continue;
+    Channel* const channel = member.channel.get();
+    if (soon) channel->Sample();
+    if (working && !joining_) {
+      Watch(&member, index, now, losses);
+    } else if (broken_.ok()) {
+      channel->ExpectNothing();
+    }
+    if (channel->Reassure(now)) soon = true;
+    SendAcks(index);
+    if (broken_.ok()) DialDue(&member, index, now);
+    later = later || !channel->up() || member.dial_at > now;
+  }
+  if (soon) return now + kTickSeconds;
+  return later && broken_.ok() ? now + kIdleTickSeconds : std::numeric_limits<double>::infinity();
+}
+
+std::optional<LinkMatrix> GroupState::Matrix() const {
+  if (conductor_ == nullptr) return std::nullopt;
+  return conductor_->links();
+}
+
+std::vector<LinkStatus> GroupState::Links(double now) const {
+  std::vector<LinkStatus> all;
+  for (int index = 0; index < members(); ++index) {
+    const Member& member = members_[index];
+    if (member.channel == nullptr) continue;
+    LinkStatus status;
+    status.view = group_.view;
+    status.lane = group_.lane;
+    status.member = {index};
+    status.name = group_.names[index];
+    status.connections = static_cast<int>(member.channel->links().size());
+    status.rtt_seconds = member.channel->rtt_seconds();
+    status.bytes_per_second = member.channel->recent_rate();
+    status.paced_rate = member.channel->paced_rate();
+    status.silent_seconds = member.channel->silent_seconds(now);
+    all.push_back(std::move(status));
+  }
+  return all;
+}
+
+}  // namespace atl::wan
