@@ -34,7 +34,7 @@ KNOW_NO_JOB = ("collectives", "checkpoint")
 # (library, header, where it may be included, how many files may do so; None: any number there)
 HEAVY = [
     ("torch", r"(torch|ATen|c10|caffe2)/.*", r"worker/trainer/libtorch/.*", None),
-    ("MPI", r"mpi\.h", r"collectives/mpi/.*|bench/region_bench\.cc", None),
+    ("MPI", r"mpi\.h", r"collectives/mpi/.*|bench/(region_bench\.cc|rivals/.*)", None),
     ("NCCL", r"nccl\.h", r"collectives/nccl/.*", None),
     ("CUDA", r"(cuda|cuda_runtime|cuda_runtime_api|driver_types)\.h",
      r"(collectives/nccl|worker/trainer/libtorch|tests/collectives)/.*", None),
