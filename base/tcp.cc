@@ -38,7 +38,11 @@ StatusOr<TcpState> GetTcpState(const Fd& fd) {
     state.min_rtt_seconds = info.tcpi_min_rtt * 1e-6;
   }
   state.bytes_acked = info.tcpi_bytes_acked;
-  state.bytes_delivered = static_cast<double>(info.tcpi_delivered) * info.tcpi_snd_mss;
+  if (info.tcpi_data_segs_out > 0) {
+    // The kernel counts segments; not all of them are full.
+    state.bytes_delivered = static_cast<double>(info.tcpi_delivered) *
+                            static_cast<double>(info.tcpi_bytes_sent) / info.tcpi_data_segs_out;
+  }
   state.bytes_sent = info.tcpi_bytes_sent;
   state.bytes_retransmitted = info.tcpi_bytes_retrans;
   return state;

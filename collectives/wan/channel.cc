@@ -11,9 +11,10 @@ namespace atl::wan {
 namespace {
 
 constexpr double kPingSeconds = 0.5;
+constexpr double kPauseSeconds = 0.5;
 constexpr double kStuckRoundTrips = 10;
-constexpr double kBurstSeconds = 0.1;
-constexpr double kBurstRoundTrips = 2;
+constexpr double kWindowSeconds = 0.1;
+constexpr double kWindowRoundTrips = 2;
 
 }  // namespace
 
@@ -235,13 +236,13 @@ double Channel::silent_seconds(double now) const {
   return std::max(0.0, now - std::max(heard(), expecting_since_));
 }
 
-bool Channel::Ping(double now) {
+bool Channel::Ping(double now, double quiet_seconds) {
   bool any = false;
   for (Link* const link : links_) {
     if (link->heard > link->pinged) link->pinged = 0;
-    if (!link->ready() || link->bye_sent ||
-        now - std::max(link->heard, expecting_since_) < kPingSeconds ||
-        now - link->last_ping < kPingSeconds || link->unsent() > 0) {
+    const double quiet = now - std::max(link->heard, expecting_since_);
+    if (!link->ready() || link->bye_sent || link->unsent() > 0 || quiet < 0.9 * quiet_seconds ||
+        now - link->last_ping < 0.9 * quiet_seconds) {
       continue;
     }
     FrameHeader header;
@@ -302,7 +303,8 @@ void Channel::Sample() {
       retransmitted_ +=
           static_cast<double>(state->bytes_retransmitted - before.bytes_retransmitted);
       const bool under_way = state->bytes_sent - state->bytes_retransmitted > state->bytes_acked;
-      if (moved > 0 || !under_way) at->second.moved_at = now;
+      // After a pause without samples nothing is known of what moved meanwhile.
+      if (moved > 0 || !under_way || now - sampled_at_ > kPauseSeconds) at->second.moved_at = now;
       at->second.state = *state;
     }
     smooth = std::max(smooth, state->rtt_seconds);
@@ -321,48 +323,44 @@ void Channel::Sample() {
   } else {
     recent_rate_ = 0;
   }
-  if (burst_ != nullptr) {
-    burst_->delivered += acked;
-    burst_->samples.emplace_back(now, burst_->delivered);
-    const double window = std::max(kBurstSeconds, kBurstRoundTrips * min_rtt_);
-    while (burst_->samples.size() > 1 && burst_->samples[1].first <= now - window) {
-      burst_->samples.pop_front();
-    }
-    const auto [then, before] = burst_->samples.front();
-    if (now - then >= window) {
-      burst_->best_rate = std::max(burst_->best_rate, (burst_->delivered - before) / (now - then));
-    }
-  }
+  delivered_ += acked;
   if (!Busy()) {
     busy_since_ = 0;
+    window_.clear();
     return;
   }
   if (busy_since_ == 0) busy_since_ = now;
   // Before the first acknowledgements can be here the pipe is filling: no sign of its width.
-  if (now - busy_since_ < 1.25 * rtt_ + elapsed) return;
+  if (now - busy_since_ < 1.25 * rtt_ + elapsed && !burst_) return;
   busy_seconds_ += elapsed;
-  busy_acked_ += acked;
   queue_sum_ += std::max(0.0, rtt_ - min_rtt_);
   ++queue_samples_;
+  window_.emplace_back(now, delivered_);
+  const double window = std::max(kWindowSeconds, kWindowRoundTrips * min_rtt_);
+  while (window_.size() > 1 && window_[1].first <= now - window) window_.pop_front();
+  const auto [then, before] = window_.front();
+  if (now - then >= window) window_rates_.push_back((delivered_ - before) / (now - then));
 }
 
 LinkReport Channel::Report() {
   LinkReport report;
   report.from = self_;
   report.to = member_;
-  report.busy_seconds = busy_seconds_;
-  report.acked_bytes = busy_acked_;
   report.paced_rate = pace_ > 0 && pace_ < 1e18 ? pace_ : 0;
   report.retransmitted = sent_bytes_ > 0 ? retransmitted_ / sent_bytes_ : 0;
   report.rtt_seconds = min_rtt_;
   report.queue_seconds = queue_samples_ > 0 ? queue_sum_ / queue_samples_ : 0;
   report.reachable = up();
-  if (burst_ != nullptr && burst_->best_rate > 0) {
-    report.busy_seconds = 1;
-    report.acked_bytes = burst_->best_rate;
+  if (!window_rates_.empty()) {
+    std::sort(window_rates_.begin(), window_rates_.end());
+    const size_t last = window_rates_.size() - 1;
+    report.busy_seconds = busy_seconds_;
+    report.acked_bytes = busy_seconds_ * window_rates_[burst_ ? last : last * 3 / 4];
   }
-  burst_.reset();
-  busy_seconds_ = busy_acked_ = queue_sum_ = retransmitted_ = sent_bytes_ = 0;
+  burst_ = false;
+  window_rates_.clear();
+  window_.clear();
+  busy_seconds_ = queue_sum_ = retransmitted_ = sent_bytes_ = 0;
   queue_samples_ = 0;
   return report;
 }

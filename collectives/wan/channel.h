@@ -14,8 +14,10 @@
 //    does not is given up after kLinkSilentSeconds: a route may have changed, a firewall forgotten
 //    the connection. A member that has not been heard on any link for kSilentSeconds is silent, for
 //    the caller to know.
-// 5. Rate. At each tick the bytes that the peer's kernel has acknowledged are counted against the
-//    time in which more was waiting to be sent: what the link carries (LinkReport).
+// 5. Rate. At each tick the bytes that have reached the peer's kernel over the last few round trips
+//    are counted, while more is waiting to be sent: what the link carries (LinkReport). The upper
+//    quartile of these rates is reported, so that a process that had to wait for its turn on a
+//    loaded machine is not taken for a slow line.
 //
 // Knows no sockets beyond its links, no operations beyond PieceSource. Thread rule: the I/O thread.
 #pragma once
@@ -102,8 +104,8 @@ class Channel {
   // The peer has been expected to say something since `now`, until further notice.
   void Expect(double now);
   void ExpectNothing() { expecting_since_ = 0; }
-  // Pings links that are quiet; true if any was.
-  bool Ping(double now);
+  // Pings links that have been quiet for so long; true if any was.
+  bool Ping(double now, double quiet_seconds);
   // Links that do not answer, or have bytes under way of which none has been acknowledged for long.
   std::vector<Link*> Stuck(double now) const;
   // Tells on links whose frames wait here for an operation that has not begun that we live.
@@ -114,9 +116,9 @@ class Channel {
   void Sample();
   // What was seen since the last report.
   LinkReport Report();
-  // From here to the report the best rate over a few round trips counts, not the mean: a burst that
-  // fills the line from nothing, and then overfills it.
-  void BeginBurst() { burst_ = std::make_unique<Burst>(); }
+  // From here to the report the best rate over a few round trips counts: a burst that fills the line
+  // from nothing, and then overfills it.
+  void BeginBurst() { burst_ = true; }
   double rtt_seconds() const { return rtt_; }
   double min_rtt_seconds() const { return min_rtt_; }
   double paced_rate() const { return pace_ < 1e18 ? pace_ : 0; }
@@ -157,18 +159,15 @@ class Channel {
   double expecting_since_ = 0;
   double reassured_at_ = 0;
 
-  struct Burst {
-    std::deque<std::pair<double, double>> samples;  // time, bytes delivered until then
-    double delivered = 0;
-    double best_rate = 0;
-  };
-  std::unique_ptr<Burst> burst_;
+  std::deque<std::pair<double, double>> window_;  // time, bytes delivered until then
+  double delivered_ = 0;
+  std::vector<double> window_rates_;  // since the last report
+  bool burst_ = false;
 
   double pace_ = 0;  // 0: never told
   double sampled_at_ = 0;
   double busy_since_ = 0;  // 0: not busy
   double busy_seconds_ = 0;
-  double busy_acked_ = 0;
   double queue_sum_ = 0;
   int queue_samples_ = 0;
   double rtt_ = 0;

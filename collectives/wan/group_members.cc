@@ -15,7 +15,11 @@ namespace {
 
 // While something is under way; and while something may soon be.
 constexpr double kTickSeconds = 0.02;
+constexpr double kPingSeconds = 0.5;
 constexpr double kIdleTickSeconds = 0.25;
+// A link that rests is pinged so often: firewalls remember it, and BBR, which measures the round trip
+// anew when its last measurement is 10 s old, does that now and not in the next operation.
+constexpr double kRestPingSeconds = 1;
 // A gateway that breaks the rules so often is not merely behind a bad line.
 constexpr int kMaxBreaches = 8;
 // Ticks go on for so long after the last operation, to acknowledge and to let go.
@@ -134,7 +138,7 @@ void GroupState::OnLost(Link* link, const Status& status) {
 void GroupState::Watch(Member* member, int index, double now, Losses* losses) {
   Channel* const channel = member->channel.get();
   const double silent = channel->silent_seconds(now);
-  if (channel->Ping(now)) MarkDirty(index);
+  if (channel->Ping(now, kPingSeconds)) MarkDirty(index);
   if (silent > kSilentSeconds && !member->told_silent) {
     member->told_silent = true;
     LOG(WARNING) << Place() << ": " << Name(index) << " has been silent for "
@@ -184,6 +188,7 @@ double GroupState::Tick(double now, Losses* losses) {
       Watch(&member, index, now, losses);
     } else if (broken_.ok()) {
       channel->ExpectNothing();
+      if (!joining_ && channel->Ping(now, kRestPingSeconds)) MarkDirty(index);
     }
     if (channel->Reassure(now)) soon = true;
     SendAcks(index);
@@ -191,7 +196,8 @@ double GroupState::Tick(double now, Losses* losses) {
     later = later || !channel->up() || member.dial_at > now;
   }
   if (soon) return now + kTickSeconds;
-  return later && broken_.ok() ? now + kIdleTickSeconds : std::numeric_limits<double>::infinity();
+  if (!broken_.ok()) return std::numeric_limits<double>::infinity();
+  return now + (later ? kIdleTickSeconds : kRestPingSeconds);
 }
 
 std::optional<LinkMatrix> GroupState::Matrix() const {

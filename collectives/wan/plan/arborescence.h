@@ -1,7 +1,8 @@
 // The cheapest arborescence: of all ways to give every node but the root a parent so that all ways
 // lead to the root, the one whose edges cost least.
 //
-// Chu & Liu 1965, Edmonds 1967, in the form of Gabow, Galil, Spencer & Tarjan 1986 for dense graphs:
+// Chu & Liu 1965, Edmonds 1967, in the form of Gabow, Galil, Spencer & Tarjan 1986, for dense
+// graphs:
 // 1. From a node that is not done, walk backwards over each node's cheapest edge in, until
 //    something is met.
 // 2. What is met is done (leads from the root): so is the whole walk; back to 1.
@@ -18,8 +19,8 @@
 
 namespace atl::wan {
 
-// `cost` by from * n + to, infinity: no edge. Returns the parent of each node, -1 at the root; empty
-// if some node cannot be reached from the root. Edges lead from the parent to the child.
+// `cost` by from * n + to, infinity: no edge. Returns the parent of each node, -1 at the root;
+// empty if some node cannot be reached from the root. Edges lead from the parent to the child.
 std::vector<int> CheapestArborescence(const std::vector<double>& cost, int n, int root);
 
 }  // namespace atl::wan

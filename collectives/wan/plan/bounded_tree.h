@@ -5,8 +5,8 @@
 //    within the radius; an edge far from the root counts as a little dearer, so that those behind
 //    it find room (Alpert, Hu, Huang & Kahng 1993).
 // 2. Where that leaves somebody out: the tree of the shortest ways.
-// 3. As long as it saves, each node moves under the parent that costs the least and keeps it and all
-//    that hangs below it within the radius.
+// 3. As long as it saves, each node moves under the parent that costs the least and keeps it, and
+//    all that hangs below it, within the radius.
 // Steps: O(n^2) a pass, a few passes.
 //
 // Pure; any thread.

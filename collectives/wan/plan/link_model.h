@@ -8,6 +8,19 @@
 // receiver - its down; else the pair. Estimates move quickly down when several reports agree, are
 // not moved by single outliers, and are the same function of the same reports in the same order.
 //
+// In steps, for the reports of one operation:
+// 1. What every up, down and pair carried: the sum of its flows' rates.
+// 2. A flow that fell short of its pacing (or was not paced) met a limit that was full. Whose? The
+//    fewest and least surprising limits that explain all of them: one after the other the one that
+//    explains the most flows for the least change of what was believed. On a full limit that is
+//    shared fairly nobody has more than those who fell short, so a flow that has much less than
+//    another one met its limit elsewhere.
+// 3. A full limit is what it carried: at once if several flows say so or for the second time, else
+//    part of the way.
+// 4. A limit that carried what was believed, with flows that kept up, grows: a little at first,
+//    more with every time in a row. Any limit is at least what it carried.
+// 5. What was not used for long is slowly forgotten, so that it is tried again some day.
+//
 // Pure; thread rule: one thread at a time.
 #pragma once
 
@@ -18,6 +31,13 @@
 #include "collectives/wan/plan/link_matrix.h"
 
 namespace atl::wan {
+
+// Senders pace at the plan's rate times that. More than 1, for two reasons: an estimate that is a
+// little low costs nothing, and a link that could carry more shows it by keeping up. Not much more,
+// because what is too much queues in the slowest router: 3% of a second's traffic are 30 ms of
+// queue a second, which lines take for some seconds before they drop; at 10% they drop in the first
+// second.
+inline constexpr double kPacingGain = 1.03;
 
 struct LinkReport {
   int from = 0;
@@ -36,6 +56,7 @@ class LinkModel {
   explicit LinkModel(std::vector<std::string> names);
 
   // Reports of one operation: at most one an ordered pair; those of some members may be missing.
+  // Numbers that cannot be (not finite, below 0, members out of range) are left out.
   void Observe(const std::vector<LinkReport>& reports);
   // Current belief. Members and pairs of which nothing is known have no limits.
   const LinkMatrix& matrix() const { return matrix_; }
@@ -43,7 +64,27 @@ class LinkModel {
   bool complete() const;
 
  private:
+  // An up, a down or a pair.
+  struct Limit {
+    double* belief = nullptr;  // in matrix_; infinity: nothing is known
+    double proven = 0;         // carried not long ago
+    int kept_up = 0;           // operations in a row
+    int unused = 0;            // operations in a row
+    bool doubted = false;      // fell short once, by the word of a single flow
+  };
+  struct Flow;
+  class Round;
+
+  int members() const { return matrix_.members(); }
+  int UpOf(int member) const { return member; }
+  int DownOf(int member) const { return members() + member; }
+  int PairOf(int from, int to) const { return 2 * members() + from * members() + to; }
+  void ObserveReach(const std::vector<LinkReport>& reports);
+  void ObserveDelays(const std::vector<LinkReport>& reports);
+
   LinkMatrix matrix_;
+  std::vector<Limit> limits_;  // by UpOf, DownOf, PairOf
+  std::vector<bool> seen_;     // by member: it has sent and received
 };
 
 }  // namespace atl::wan

@@ -12,8 +12,8 @@ struct Cut {
   double capacity = 0;
   std::vector<bool> near;  // by node: on the side of `from`
 };
-// `capacity` by from * n + to, finite. Dinic 1970 on the dense graph: at most n^4 steps, in practice
-// a few n^2.
+// `capacity` by from * n + to, finite. Dinic 1970 on the dense graph: at most n^4 steps, in
+// practice a few n^2.
 Cut MinCut(std::vector<double> capacity, int n, int from, int to);
 
 struct Partition {

@@ -49,8 +49,8 @@ struct Bound {
 // The largest of S/up, S/down of any region; 2(N-1)S over the sum of ups, and of downs; where pairs
 // have rates 2(k-1)S over the rates between the parts, both ways, over all partitions into k parts
 // (bound.h: for any N, by cuts), and S over the rate one way between two parts; plus the longest
-// delay of a link. Throughput and delay of no plan are better; where a way through a third member is
-// quicker than the longest link, a small vector may arrive a little before the sum of the two.
+// delay of a link. Throughput and delay of no plan are better; where a way through a third member
+// is quicker than the longest link, a small vector may arrive a little before the sum of the two.
 // Of payload: a caller with rates on the wire scales them first.
 Bound LowerBound(const LinkMatrix& links, double bytes);
 

@@ -1,4 +1,4 @@
-// What a plan costs over given links: the parts of Predict (planner.h) that the search uses as well.
+// What a plan costs over given links: the parts of Predict (planner.h) that the search uses too.
 //
 // Pure; any thread.
 #pragma once
