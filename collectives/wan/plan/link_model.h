@@ -24,8 +24,8 @@
 // Pure; thread rule: one thread at a time.
 #pragma once
 
-#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "collectives/wan/plan/link_matrix.h"
@@ -51,6 +51,13 @@ struct LinkReport {
   bool reachable = true;
 };
 
+// Whom everybody sends to in each round of a probe, a fraction of a second a round, not paced:
+// first each member to one other at a time (up to eight rotations: what single pairs carry), then
+// all to all (what lines carry). The reports of each round go into Observe() on their own.
+// The last round alone will do, but then it takes some operations more until plans are good: who
+// shares a full line with others does not show what its pair could carry.
+std::vector<std::vector<std::pair<int, int>>> ProbeRounds(int members);
+
 class LinkModel {
  public:
   explicit LinkModel(std::vector<std::string> names);
@@ -67,7 +74,7 @@ class LinkModel {
   // An up, a down or a pair.
   struct Limit {
     double* belief = nullptr;  // in matrix_; infinity: nothing is known
-    double proven = 0;         // carried not long ago
+    double proven = 0;         // what it carried not long ago
     int kept_up = 0;           // operations in a row
     int unused = 0;            // operations in a row
     bool doubted = false;      // fell short once, by the word of a single flow

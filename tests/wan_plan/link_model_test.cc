@@ -1,0 +1,333 @@
+// The model of the links: single reports by hand, and the whole loop of plan, traffic, reports and
+// model over a made-up sea, against plans made from the truth.
+#include "collectives/wan/plan/link_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <limits>
+
+#include "collectives/wan/plan/planner.h"
+#include "collectives/wan/plan/predict.h"
+#include "tests/wan_plan/fluid.h"
+#include "tests/wan_plan/random_links.h"
+
+namespace atl::wan {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kBytes = 1e9;
+
+std::vector<std::string> Names(int members) { return LinkMatrix(members).names; }
+
+// Paced at `paced` Mbit/s it got `got` Mbit/s for a second.
+LinkReport Report(int from, int to, double got, double paced, double queue_seconds = 0.1) {
+  LinkReport report;
+  report.from = from;
+  report.to = to;
+  report.busy_seconds = 1;
+  report.acked_bytes = got * kMbit;
+  report.paced_rate = paced * kMbit;
+  report.rtt_seconds = 0.1;
+  report.queue_seconds = got < 0.99 * paced || paced == 0 ? queue_seconds : 0.001;
+  return report;
+}
+
+TEST(LinkModel, KnowsNothingAtFirst) {
+  const LinkModel model({"johor", "oslo"});
+  EXPECT_EQ(model.matrix().names[1], "oslo");
+  EXPECT_EQ(model.matrix().up[0], kInfinity);
+  EXPECT_EQ(model.matrix().rate(0, 1), kInfinity);
+  EXPECT_FALSE(model.complete());
+}
+
+TEST(LinkModel, IsCompleteWhenEverybodyHasSentAndReceived) {
+  LinkModel model(Names(3));
+  model.Observe({Report(0, 1, 10, 0), Report(1, 2, 10, 0)});
+  EXPECT_FALSE(model.complete());
+  model.Observe({Report(2, 0, 10, 0)});
+  EXPECT_TRUE(model.complete());
+}
+
+TEST(LinkModel, AllLinksOfASenderFallingShortAreItsUp) {
+  LinkModel model(Names(4));
+  model.Observe({Report(0, 1, 30, 50), Report(0, 2, 30, 50), Report(0, 3, 30, 50),
+                 Report(1, 2, 50, 50), Report(2, 3, 50, 50), Report(3, 1, 50, 50)});
+  EXPECT_NEAR(model.matrix().up[0], 90 * kMbit, 1);
+  EXPECT_EQ(model.matrix().down[1], kInfinity);
+  EXPECT_EQ(model.matrix().rate(0, 1), kInfinity);
+}
+
+TEST(LinkModel, AllLinksIntoAReceiverFallingShortAreItsDown) {
+  LinkModel model(Names(4));
+  model.Observe({Report(1, 0, 20, 50), Report(2, 0, 20, 50), Report(3, 0, 20, 50),
+                 Report(1, 2, 50, 50), Report(2, 3, 50, 50), Report(3, 1, 50, 50)});
+  EXPECT_NEAR(model.matrix().down[0], 60 * kMbit, 1);
+  EXPECT_EQ(model.matrix().up[1], kInfinity);
+}
+
+TEST(LinkModel, OneLinkFallingShortIsThePair) {
+  LinkModel model(Names(3));
+  model.Observe({Report(0, 1, 10, 50), Report(0, 2, 50, 50), Report(2, 1, 50, 50)});
+  EXPECT_NEAR(model.matrix().rate(0, 1), 10 * kMbit, 1);
+  EXPECT_EQ(model.matrix().up[0], kInfinity);
+  EXPECT_EQ(model.matrix().down[1], kInfinity);
+}
+
+TEST(LinkModel, ASingleOutlierMovesLittleASecondWordIsBelieved) {
+  LinkModel model(Names(3));
+  const std::vector<LinkReport> usual = {Report(0, 1, 40, 0), Report(0, 2, 90, 95),
+                                         Report(2, 1, 90, 95)};
+  for (int i = 0; i < 3; ++i) model.Observe(usual);
+  ASSERT_NEAR(model.matrix().rate(0, 1), 40 * kMbit, 1);
+  std::vector<LinkReport> off = usual;
+  off[0] = Report(0, 1, 4, 41);
+  model.Observe(off);
+  EXPECT_GT(model.matrix().rate(0, 1), 20 * kMbit);
+  model.Observe(off);
+  EXPECT_NEAR(model.matrix().rate(0, 1), 4 * kMbit, 1);
+}
+
+TEST(LinkModel, ALimitThatIsKeptUpWithGrowsMoreWithEveryTime) {
+  LinkModel model(Names(2));
+  model.Observe({Report(0, 1, 100, 0), Report(1, 0, 100, 0)});
+  double before = std::min(model.matrix().up[0], model.matrix().rate(0, 1)) / kMbit;
+  EXPECT_NEAR(before, 100, 1e-6);
+  double growth = 1;
+  for (int i = 0; i < 5; ++i) {
+    const double paced = before * kPacingGain;
+    model.Observe({Report(0, 1, paced, paced), Report(1, 0, 100, paced)});
+    const double now = std::min(model.matrix().up[0], model.matrix().rate(0, 1)) / kMbit;
+    EXPECT_GT(now / before, growth);
+    growth = now / before;
+    before = now;
+  }
+  EXPECT_GT(before, 250);
+}
+
+TEST(LinkModel, ALimitWhoseQueueFillsDoesNotGrow) {
+  LinkModel model(Names(2));
+  model.Observe({Report(0, 1, 100, 0), Report(1, 0, 100, 0)});
+  for (int i = 0; i < 10; ++i) model.Observe({Report(0, 1, 100, 103), Report(1, 0, 100, 103)});
+  EXPECT_NEAR(std::min(model.matrix().up[0], model.matrix().rate(0, 1)), 100 * kMbit, kMbit);
+}
+
+TEST(LinkModel, WhatIsIdleOrMissingOrNonsenseChangesNothing) {
+  LinkModel model(Names(3));
+  model.Observe({Report(0, 1, 10, 50), Report(0, 2, 50, 50), Report(2, 1, 50, 50)});
+  const double known = model.matrix().rate(0, 1);
+  LinkReport idle = Report(0, 1, 0, 50);
+  idle.busy_seconds = 0;
+  LinkReport instant = Report(0, 1, 1, 50);
+  instant.busy_seconds = 0.001;
+  LinkReport nonsense = Report(0, 1, std::nan(""), 50);
+  LinkReport negative = Report(0, 1, -5, 50);
+  LinkReport nobody = Report(0, 7, 1, 50);
+  LinkReport self = Report(1, 1, 1, 50);
+  model.Observe({idle});
+  model.Observe({instant});
+  model.Observe({nonsense, negative, nobody, self});
+  model.Observe({});
+  EXPECT_EQ(model.matrix().rate(0, 1), known);
+}
+
+TEST(LinkModel, AnUnreachablePairHasNoLinkUntilItComesBack) {
+  LinkModel model(Names(2));
+  LinkReport report = Report(0, 1, 10, 50);
+  report.reachable = false;
+  model.Observe({report});
+  EXPECT_EQ(model.matrix().rate(0, 1), 0);
+  model.Observe({Report(0, 1, 50, 50)});
+  EXPECT_EQ(model.matrix().rate(0, 1), kInfinity);
+}
+
+TEST(LinkModel, DelaysAreHalfTheShortestRoundTrip) {
+  LinkModel model(Names(2));
+  LinkReport report = Report(0, 1, 50, 50);
+  report.rtt_seconds = 0.084;
+  model.Observe({report});
+  report.rtt_seconds = 0.080;
+  model.Observe({report});
+  EXPECT_NEAR(model.matrix().delay(0, 1), 0.040, 1e-12);
+  EXPECT_NEAR(model.matrix().delay(1, 0), 0.040, 1e-12);
+  report.rtt_seconds = 0.160;  // another route: after some operations it is believed
+  for (int i = 0; i < 30; ++i) model.Observe({report});
+  EXPECT_NEAR(model.matrix().delay(0, 1), 0.080, 0.001);
+}
+
+TEST(LinkModel, TheSameReportsGiveTheSameBelief) {
+  const auto run = [] {
+    const LinkMatrix truth = RandomLinks(LinksKind::kLinesAndPairs, 6, 3);
+    LinkModel model(truth.names);
+    Draws draws(9);
+    for (int op = 0; op < 5; ++op) {
+      std::vector<LinkReport> reports;
+      const StatusOr<TreePlan> plan = MakePlan(model.matrix(), {kBytes});
+      EXPECT_TRUE(plan.ok()) << plan.status();
+      RunOperation(truth, *plan, kBytes, 0.03, draws, &reports);
+      model.Observe(reports);
+    }
+    return model.matrix();
+  };
+  const LinkMatrix a = run();
+  const LinkMatrix b = run();
+  EXPECT_EQ(a.up, b.up);
+  EXPECT_EQ(a.down, b.down);
+  EXPECT_EQ(a.rates, b.rates);
+}
+
+TEST(ProbeRounds, FirstOneAtATimeThenAll) {
+  for (const int members : {1, 2, 3, 8, 9, 40}) {
+    const auto rounds = ProbeRounds(members);
+    EXPECT_LE(rounds.size(), 9);
+    for (size_t r = 0; r < rounds.size(); ++r) {
+      const bool all = members > 2 && r + 1 == rounds.size();
+      EXPECT_EQ(rounds[r].size(), all ? members * (members - 1) : members);
+      std::vector<int> sends(members, 0);
+      for (const auto& [from, to] : rounds[r]) {
+        EXPECT_NE(from, to);
+        ++sends[from];
+      }
+      for (const int count : sends) EXPECT_EQ(count, all ? members - 1 : 1);
+    }
+  }
+  EXPECT_EQ(ProbeRounds(9).size(), 9);
+}
+
+// --- The loop -----------------------------------------------------------------------------------
+
+struct Sea {
+  int operations = 10;
+  double noise = 0.03;
+  bool probe = true;
+  bool rotations = false;
+  double missing = 0;  // share of the reports that get lost
+  // Changes the truth before the operation of half time.
+  std::function<void(LinkMatrix&, Draws&)> change = nullptr;
+};
+
+// How the plan of the model, after these operations, does against a plan made from the truth.
+double Quality(LinksKind kind, uint64_t seed, const Sea& sea) {
+  Draws draws(seed + 1000);
+  const int members = 2 + draws.Below(7);
+  LinkMatrix truth = RandomLinks(kind, members, seed);
+  LinkModel model(truth.names);
+  if (sea.rotations) {
+    for (const auto& round : ProbeRounds(members)) {
+      std::vector<LinkReport> reports;
+      RunProbe(truth, round, sea.noise, draws, &reports);
+      model.Observe(reports);
+    }
+  } else if (sea.probe) {
+    std::vector<LinkReport> reports;
+    RunProbe(truth, ProbeRounds(members).back(), sea.noise, draws, &reports);
+    model.Observe(reports);
+  }
+  for (int op = 0; op < sea.operations; ++op) {
+    if (sea.change && op == sea.operations / 2) sea.change(truth, draws);
+    const StatusOr<TreePlan> plan = MakePlan(model.matrix(), {kBytes});
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    if (!plan.ok()) return 0;
+    std::vector<LinkReport> reports;
+    RunOperation(truth, *plan, kBytes, sea.noise, draws, &reports);
+    std::vector<LinkReport> arrived;
+    for (const LinkReport& report : reports) {
+      if (!draws.Chance(sea.missing)) arrived.push_back(report);
+    }
+    model.Observe(arrived);
+  }
+  const StatusOr<TreePlan> learned = MakePlan(model.matrix(), {kBytes});
+  const StatusOr<TreePlan> best = MakePlan(truth, {kBytes});
+  EXPECT_TRUE(learned.ok() && best.ok());
+  return RateOf(*learned, truth).rate / best->throughput;
+}
+
+struct Share {
+  double within_5 = 0;  // of labs whose plan is within 5%
+  double within_15 = 0;
+  double median = 0;
+};
+
+Share OverLabs(const Sea& sea, const std::vector<LinksKind>& kinds) {
+  std::vector<double> qualities;
+  for (const LinksKind kind : kinds) {
+    for (uint64_t seed = 0; seed < 8; ++seed) qualities.push_back(Quality(kind, seed, sea));
+  }
+  std::sort(qualities.begin(), qualities.end());
+  const auto above = [&](double limit) {
+    const auto count = std::count_if(qualities.begin(), qualities.end(),
+                                     [&](double quality) { return quality >= limit; });
+    return static_cast<double>(count) / static_cast<double>(qualities.size());
+  };
+  const Share share = {above(0.95), above(0.85), qualities[qualities.size() / 2]};
+  std::printf("[ sea      ] within 5%%: %.2f, within 15%%: %.2f, median %.3f\n", share.within_5,
+              share.within_15, share.median);
+  return share;
+}
+
+const std::vector<LinksKind> kAllKinds = {std::begin(kAllLinksKinds), std::end(kAllLinksKinds)};
+
+TEST(Sea, AfterAProbeOfRotationsTheFirstPlanIsGood) {
+  const Share share = OverLabs({.operations = 1, .rotations = true}, kAllKinds);
+  EXPECT_GE(share.within_5, 0.8);
+  EXPECT_GE(share.within_15, 0.9);
+}
+
+TEST(Sea, AfterAProbeOfRotationsPlansStayGood) {
+  const Share share = OverLabs({.operations = 12, .rotations = true}, kAllKinds);
+  EXPECT_GE(share.within_5, 0.85);
+  EXPECT_GE(share.within_15, 0.95);
+}
+
+TEST(Sea, AfterAProbeOfAllAtOnceAFewOperationsDo) {
+  const Share share = OverLabs({.operations = 6}, kAllKinds);
+  EXPECT_GE(share.within_5, 0.8);
+  EXPECT_GE(share.within_15, 0.9);
+}
+
+TEST(Sea, WithoutAProbeAFewOperationsMoreDo) {
+  const Share share = OverLabs({.operations = 9, .probe = false}, kAllKinds);
+  EXPECT_GE(share.within_5, 0.75);
+  EXPECT_GE(share.within_15, 0.9);
+}
+
+TEST(Sea, MissingReportsOnlyMakeItSlower) {
+  const Share share = OverLabs({.operations = 12, .rotations = true, .missing = 0.3}, kAllKinds);
+  EXPECT_GE(share.within_5, 0.75);
+  EXPECT_GE(share.within_15, 0.9);
+}
+
+// A line of one member, or one pair where pairs limit.
+void ChangeOne(LinkMatrix& truth, Draws& draws, double factor) {
+  const int n = truth.members();
+  const int i = draws.Below(n);
+  const int j = (i + 1 + draws.Below(n - 1)) % n;
+  if (std::isfinite(truth.up[i])) {
+    truth.up[i] *= factor;
+    truth.down[i] *= factor;
+  } else {
+    truth.rate(i, j) *= factor;
+    truth.rate(j, i) *= factor;
+  }
+}
+
+TEST(Sea, ALineOrPairThatBecomesSlowerIsSeenWithinAFewOperations) {
+  const auto change = [](LinkMatrix& truth, Draws& draws) { ChangeOne(truth, draws, 0.4); };
+  const Share share = OverLabs({.operations = 10, .rotations = true, .change = change}, kAllKinds);
+  EXPECT_GE(share.within_5, 0.8);
+  EXPECT_GE(share.within_15, 0.9);
+}
+
+TEST(Sea, ALineOrPairThatBecomesFasterIsFoundWithinSomeOperations) {
+  const auto change = [](LinkMatrix& truth, Draws& draws) { ChangeOne(truth, draws, 2.5); };
+  const Share share = OverLabs({.operations = 20, .rotations = true, .change = change}, kAllKinds);
+  EXPECT_GE(share.within_5, 0.8);
+  EXPECT_GE(share.within_15, 0.9);
+}
+
+}  // namespace
+}  // namespace atl::wan
