@@ -9,6 +9,7 @@
 #include "cli/config.h"
 #include "cli/data.h"
 #include "cli/env.h"
+#include "cli/plan.h"
 #include "cli/rehearse.h"
 #include "cli/status.h"
 #include "cli/train.h"
@@ -96,7 +97,7 @@ const std::vector<Verb>& Verbs() {
   static const std::vector<Verb>* const verbs = new std::vector<Verb>{
       CheckVerb(),        TrainVerb(),          RehearseVerb(),     StatusVerb(),
       DataTokenizeVerb(), DataInfoVerb(),       ConfigSchemaVerb(), ConfigPresetsVerb(),
-      EnvironmentVerb(),  BenchAllReduceVerb(), VersionVerb()};
+      EnvironmentVerb(),  BenchAllReduceVerb(), PlanLinksVerb(),    VersionVerb()};
   return *verbs;
 }
 

@@ -13,6 +13,7 @@ namespace {
 constexpr double kPingSeconds = 0.5;
 constexpr double kPauseSeconds = 0.5;
 constexpr double kStuckRoundTrips = 10;
+constexpr double kDeliversAll = 0.985;
 constexpr double kWindowSeconds = 0.1;
 constexpr double kWindowRoundTrips = 2;
 
@@ -354,8 +355,12 @@ LinkReport Channel::Report() {
   if (!window_rates_.empty()) {
     std::sort(window_rates_.begin(), window_rates_.end());
     const size_t last = window_rates_.size() - 1;
+    const double rate = window_rates_[burst_ ? last : last * 3 / 4];
     report.busy_seconds = busy_seconds_;
-    report.acked_bytes = busy_seconds_ * window_rates_[burst_ ? last : last * 3 / 4];
+    report.acked_bytes = busy_seconds_ * rate;
+    // A line that delivers all that it is given is not full, whatever the round trip says: other
+    // traffic stands in queues too, and the smallest round trip may have been a lucky one.
+    if (rate > kDeliversAll * report.paced_rate) report.queue_seconds = 0;
   }
   burst_ = false;
   window_rates_.clear();

@@ -104,6 +104,7 @@ class EngineImpl : public Engine, public Link::Owner {
   std::list<Link*> dialling_;                   // dialled and not proven, oldest first
   std::list<Link*> closing_;                    // oldest first
   double tick_at_ = 0;                          // of the groups
+  double rest_seconds_ = 0;                     // between turns
   std::vector<std::unique_ptr<Link>> dropped_;  // until the events at hand are done
 
   std::thread thread_;  // uses all of the above

@@ -19,7 +19,12 @@ constexpr double kHandshakeSeconds = 10;
 // When the process has no descriptors left, accepting pauses so long.
 constexpr double kAcceptPauseSeconds = 0.1;
 constexpr int kAcceptsPerTurn = 64;
-constexpr int kEventsPerTurn = 64;
+constexpr int kEventsPerTurn = 256;
+// Over long links the thread rests a little between turns, so that a turn finds many packets and not
+// one: at 300 Mbit/s over 12 links that is a third of the CPU time.
+constexpr double kMostRestSeconds = 1e-3;
+constexpr double kLeastRestSeconds = 1e-4;
+constexpr double kRestRoundTrips = 0.01;
 
 double Now() { return Clock::Real()->MonotonicSeconds(); }
 
@@ -97,6 +102,7 @@ void EngineImpl::Drop(Link* link, const Status& status) {
 void EngineImpl::Run() {
   epoll_event events[kEventsPerTurn];
   while (!stopping_ || !closing_.empty()) {
+    if (rest_seconds_ > 0) Clock::Real()->SleepFor(absl::Seconds(rest_seconds_));
     const int count = epoll_wait(epoll_.get(), events, kEventsPerTurn, TimeoutMs());
     CHECK(count >= 0 || errno == EINTR) << std::strerror(errno);
     for (int i = 0; i < count; ++i) {
@@ -139,6 +145,11 @@ void EngineImpl::Tick() {
   }
   for (const auto& [link, status] : losses) Drop(link, status);
   Settle();
+  rest_seconds_ = kMostRestSeconds;
+  for (const auto& [name, entry] : groups_) {
+    rest_seconds_ = std::min(rest_seconds_, kRestRoundTrips * entry.state->ShortestRoundTrip());
+  }
+  if (rest_seconds_ < kLeastRestSeconds || groups_.empty()) rest_seconds_ = 0;
 }
 
 void EngineImpl::AcceptAll() {

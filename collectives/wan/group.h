@@ -86,6 +86,8 @@ class GroupState {
   // Returns when to come again; infinity: only when something happens.
   double Tick(double now, Losses* losses);
   std::vector<LinkStatus> Links(double now) const;
+  // Of all links that have been measured; 0 if one has not.
+  double ShortestRoundTrip() const;
   // Member 0 only.
   std::optional<LinkMatrix> Matrix() const;
 

@@ -1,5 +1,6 @@
 // Members of a group that are silent, lost or leave, and what happens by the clock (group.h).
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "absl/strings/cord.h"
@@ -198,6 +199,16 @@ double GroupState::Tick(double now, Losses* losses) {
   if (soon) return now + kTickSeconds;
   if (!broken_.ok()) return std::numeric_limits<double>::infinity();
   return now + (later ? kIdleTickSeconds : kRestPingSeconds);
+}
+
+double GroupState::ShortestRoundTrip() const {
+  double shortest = std::numeric_limits<double>::infinity();
+  for (const Member& member : members_) {
+    if (member.channel != nullptr) {
+      shortest = std::min(shortest, member.channel->min_rtt_seconds());
+    }
+  }
+  return std::isinf(shortest) ? 0 : shortest;
 }
 
 std::optional<LinkMatrix> GroupState::Matrix() const {

@@ -61,6 +61,11 @@ std::vector<std::vector<std::pair<int, int>>> ProbeRounds(int members);
 class LinkModel {
  public:
   explicit LinkModel(std::vector<std::string> names);
+  // What is believed is pointed at from within.
+  LinkModel(const LinkModel&) = delete;
+  LinkModel& operator=(const LinkModel&) = delete;
+  LinkModel(LinkModel&&) = default;
+  LinkModel& operator=(LinkModel&&) = default;
 
   // Reports of one operation: at most one an ordered pair; those of some members may be missing.
   // Numbers that cannot be (not finite, below 0, members out of range) are left out.
