@@ -209,6 +209,7 @@ class Planner {
       alone.weight = 1;
       Offer(ScheduleKind::kDirect, {alone});
     }
+    if (packing.columns().size() == stars_.size()) Offer(ScheduleKind::kDirect, stars_);
     if (packing.columns().empty()) {
       return absl::FailedPreconditionError(
           "schedule 'direct': no member has links to and from all others; choose 'trees' or "
@@ -239,6 +240,8 @@ class Planner {
   Status Trees() {
     const int n = links_.members();
     const bool small = n <= kSmallView;
+    // Equal stars are trees as well: where they carry as much, nobody waits for a single owner.
+    if (Equal().ok()) candidates_.back().plan.kind = ScheduleKind::kTrees;
     double latency = small ? kInfinity : LikelyLatency();
     double least = kInfinity;
     for (int level = 0; level < kTreeLevels; ++level) {
