@@ -13,7 +13,16 @@ namespace {
 constexpr double kPingSeconds = 0.5;
 constexpr double kPauseSeconds = 0.5;
 constexpr double kStuckRoundTrips = 10;
+constexpr double kLossy = 5e-5;
+constexpr double kLossSample = 1e6;  // bytes
 constexpr double kDeliversAll = 0.985;
+// Signs of a full line.
+constexpr double kFullLosses = 2e-3;
+constexpr double kFullSeconds = 5e-3;
+constexpr double kFullRoundTrips = 0.06;
+// A rate that is this share of the pacing says nothing about the line (link_model.cc).
+constexpr double kNeither = 0.96;
+constexpr double kBaseMemory = 0.02;
 constexpr double kWindowSeconds = 0.1;
 constexpr double kWindowRoundTrips = 2;
 
@@ -315,6 +324,7 @@ void Channel::Sample() {
   }
   if (smooth > 0) rtt_ = smooth;
   if (least > 0) min_rtt_ = least;
+  if (smooth > 0 && (base_rtt_ == 0 || smooth < base_rtt_)) base_rtt_ = smooth;
   const double elapsed = now - sampled_at_;
   sampled_at_ = now;
   if (elapsed > 0 && elapsed < 1) {
@@ -334,7 +344,7 @@ void Channel::Sample() {
   // Before the first acknowledgements can be here the pipe is filling: no sign of its width.
   if (now - busy_since_ < 1.25 * rtt_ + elapsed && !burst_) return;
   busy_seconds_ += elapsed;
-  queue_sum_ += std::max(0.0, rtt_ - min_rtt_);
+  queue_sum_ += std::max(0.0, rtt_ - base_rtt_);
   ++queue_samples_;
   window_.emplace_back(now, delivered_);
   const double window = std::max(kWindowSeconds, kWindowRoundTrips * min_rtt_);
@@ -349,6 +359,7 @@ LinkReport Channel::Report() {
   report.to = member_;
   report.paced_rate = pace_ > 0 && pace_ < 1e18 ? pace_ : 0;
   report.retransmitted = sent_bytes_ > 0 ? retransmitted_ / sent_bytes_ : 0;
+  if (!burst_ && sent_bytes_ > kLossSample) lossy_ = report.retransmitted > kLossy;
   report.rtt_seconds = min_rtt_;
   report.queue_seconds = queue_samples_ > 0 ? queue_sum_ / queue_samples_ : 0;
   report.reachable = up();
@@ -358,9 +369,17 @@ LinkReport Channel::Report() {
     const double rate = window_rates_[burst_ ? last : last * 3 / 4];
     report.busy_seconds = busy_seconds_;
     report.acked_bytes = busy_seconds_ * rate;
-    // A line that delivers all that it is given is not full, whatever the round trip says: other
-    // traffic stands in queues too, and the smallest round trip may have been a lucky one.
-    if (rate > kDeliversAll * report.paced_rate) report.queue_seconds = 0;
+    const bool full = report.retransmitted > kFullLosses ||
+                      report.queue_seconds > std::max(kFullSeconds, kFullRoundTrips * base_rtt_);
+    if (rate > kDeliversAll * report.paced_rate) {
+      // A line that delivers all that it is given is not full, whatever the round trip says: other
+      // traffic stands in queues too.
+      report.queue_seconds = 0;
+    } else if (report.paced_rate > 0 && !full) {
+      report.paced_rate = rate / kNeither;
+    }
+    // Routes change: the shortest round trip is slowly forgotten.
+    base_rtt_ += kBaseMemory * report.queue_seconds;
   }
   burst_ = false;
   window_rates_.clear();
@@ -372,9 +391,17 @@ LinkReport Channel::Report() {
 
 void Channel::Pace(double bytes_per_second) {
   pace_ = bytes_per_second;
-  if (links_.empty()) return;
-  const double each = bytes_per_second / static_cast<double>(links_.size());
-  for (Link* const link : links_) link->Pace(each);
+  const size_t used = std::min(use_, links_.size());
+  for (size_t i = 0; i < used; ++i) {
+    links_[i]->Pace(bytes_per_second / static_cast<double>(used));
+  }
+}
+
+void Channel::UseLinks(int links) { use_ = static_cast<size_t>(std::max(1, links)); }
+
+bool Channel::Uses(const Link* link) const {
+  const auto end = links_.begin() + static_cast<int64_t>(std::min(use_, links_.size()));
+  return std::find(links_.begin(), end, link) != end;
 }
 
 }  // namespace atl::wan

@@ -16,8 +16,9 @@
 //    the caller to know.
 // 5. Rate. At each tick the bytes that have reached the peer's kernel over the last few round trips
 //    are counted, while more is waiting to be sent: what the link carries (LinkReport). The upper
-//    quartile of these rates is reported, so that a process that had to wait for its turn on a
-//    loaded machine is not taken for a slow line.
+//    quartile of these rates is reported, and a rate below the pacing counts as the line's only with
+//    signs of a full line (a longer round trip, losses), so that a process that had to wait for its
+//    turn on a loaded machine is not taken for a slow line.
 //
 // Knows no sockets beyond its links, no operations beyond PieceSource. Thread rule: the I/O thread.
 #pragma once
@@ -116,6 +117,9 @@ class Channel {
   void Sample();
   // What was seen since the last report.
   LinkReport Report();
+  // Segments were lost that no full queue explains: more connections, so that one that waits for a
+  // segment holds up less.
+  bool lossy() const { return lossy_; }
   // From here to the report the best rate over a few round trips counts: a burst that fills the line
   // from nothing, and then overfills it.
   void BeginBurst() { burst_ = true; }
@@ -127,6 +131,9 @@ class Channel {
 
   // Spread over the links; infinity: as fast as it goes.
   void Pace(double bytes_per_second);
+  // Numbers go over so many of the links only: fewer, larger bursts where the rate needs no more.
+  void UseLinks(int links);
+  bool Uses(const Link* link) const;
 
  private:
   struct Sent {
@@ -163,8 +170,10 @@ class Channel {
   double delivered_ = 0;
   std::vector<double> window_rates_;  // since the last report
   bool burst_ = false;
+  bool lossy_ = false;
 
   double pace_ = 0;  // 0: never told
+  size_t use_ = kMaxStreams;
   double sampled_at_ = 0;
   double busy_since_ = 0;  // 0: not busy
   double busy_seconds_ = 0;
@@ -172,6 +181,7 @@ class Channel {
   int queue_samples_ = 0;
   double rtt_ = 0;
   double min_rtt_ = 0;
+  double base_rtt_ = 0;  // the smoothed round trip where nothing stands in a queue
   struct Seen {
     TcpState state;
     double moved_at = 0;  // when something was last acknowledged, or nothing was under way

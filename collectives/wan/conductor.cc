@@ -19,8 +19,22 @@ constexpr double kMaxFirstProbeSeconds = 4;
 // A new plan is worth the change of shares from this gain on; new rates from this difference on.
 constexpr double kWorthwhileGain = 0.03;
 constexpr double kRateDifference = 0.01;
+// Trees are taken from this gain over stars on.
+constexpr double kTreesGain = 0.15;
 
 }  // namespace
+
+StatusOr<TreePlan> MakeSoundPlan(const LinkMatrix& links, const PlanRequest& request) {
+  StatusOr<TreePlan> plan = MakePlan(links, request);
+  if (!plan.ok() || request.kind != ScheduleKind::kAuto || IsOrderStable(*plan)) return plan;
+  PlanRequest with_stars = request;
+  with_stars.order_stable = true;
+  StatusOr<TreePlan> stars = MakePlan(links, with_stars);
+  if (!stars.ok()) return plan;
+  const double trees_seconds = Predict(*plan, links, request.bytes).seconds;
+  const double stars_seconds = Predict(*stars, links, request.bytes).seconds;
+  return trees_seconds < stars_seconds * (1 - kTreesGain) ? plan : stars;
+}
 
 Conductor::Conductor(std::vector<std::string> names, ScheduleKind kind, bool order_stable,
                      uint32_t first_version, Hooks hooks)

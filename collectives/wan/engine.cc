@@ -210,7 +210,7 @@ GroupState::Hooks EngineImpl::HooksFor(const GroupName& name, uint64_t incarnati
   };
   hooks.solve = [this, name, incarnation](const LinkMatrix& links, const PlanRequest& request) {
     background_->Run([this, name, incarnation, links, request] {
-      const auto plan = std::make_shared<StatusOr<TreePlan>>(MakePlan(links, request));
+      const auto plan = std::make_shared<StatusOr<TreePlan>>(MakeSoundPlan(links, request));
       commands_->Post([this, name, incarnation, plan] {
         GroupState* const solved = Find(name, incarnation);
         if (solved != nullptr) solved->OnPlanned(std::move(*plan));

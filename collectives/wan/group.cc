@@ -405,7 +405,8 @@ bool GroupState::NextFrame(Link* link) {
   Channel* const channel = member.channel.get();
   if (channel->AppendLost(link)) return true;
   if (member.bye.has_value()) return false;
-  if (channel->kept_bytes() < kMaxKeptBytes && channel->unacked() < kMaxUnacked) {
+  if (channel->kept_bytes() < kMaxKeptBytes && channel->unacked() < kMaxUnacked &&
+      channel->Uses(link)) {
     for (Exchange* const exchange : order_) {
       const bool eager = exchange->id() == exchanges_.begin()->first;
       const uint64_t id = exchange->id();

@@ -130,6 +130,7 @@ class GroupState {
   void SendReports();
   void PaceLinks();
   void WantLinks();
+  int LinksFor(int index) const;
   StatusOr<Link::Verdict> OnPlan(int member, Bytes payload);
   StatusOr<Link::Verdict> OnReport(int member, Bytes payload);
   Status TakeNextPlan(const Start& start);

@@ -20,6 +20,7 @@ constexpr double kLastBackoffSeconds = 1;
 constexpr double kLongRoundTripSeconds = 1e-3;
 constexpr int kShortLinks = 2;  // connections of a pair that is near
 constexpr int kLongLinks = 4;   // and of one that is far, until its rate is known
+constexpr int kLeastLinks = 2;  // of which numbers use so many at least
 // One connection keeps about this many bytes under way by the kernel's defaults (4 MB to send,
 // half of 6 MB to receive); BBR wants twice the line's delay times its rate.
 constexpr double kBytesUnderWay = 2.5e6;
@@ -275,24 +276,28 @@ void GroupState::PaceLinks() {
   for (int index = 0; index < members(); ++index) {
     Channel* const channel = members_[index].channel.get();
     if (channel == nullptr) continue;
-    const double load = loads[self_ * members() + index];
-    const double rate = std::max(kLeastPace, load * plan.throughput * kPacingGain);
-    channel->Pace(plan.throughput > 0 ? rate : std::numeric_limits<double>::infinity());
+    const double rate = loads[self_ * members() + index] * plan.throughput;
+    if (options_.streams == 0 && plan.throughput > 0) {
+      channel->UseLinks(channel->lossy() ? kMaxStreams : std::max(kLeastLinks, LinksFor(index)));
+    }
+    channel->Pace(plan.throughput > 0 ? std::max(kLeastPace, rate * kPacingGain)
+                                      : std::numeric_limits<double>::infinity());
   }
 }
 
 // So many connections as keep the pair's planned rate under way.
+int GroupState::LinksFor(int index) const {
+  const std::vector<double> loads = EdgeLoads(plan_->plan);
+  const double rate = plan_->plan.throughput *
+                      std::max(loads[self_ * members() + index], loads[index * members() + self_]);
+  const double under_way = kUnderWayGain * rate * members_[index].channel->min_rtt_seconds();
+  return static_cast<int>(std::min<double>(std::ceil(under_way / kBytesUnderWay), kMaxStreams / 4));
+}
+
 void GroupState::WantLinks() {
   if (options_.streams > 0 || !plan_.has_value() || plan_->plan.throughput <= 0) return;
-  const std::vector<double> loads = EdgeLoads(plan_->plan);
   for (int index = 0; index < self_; ++index) {
-    Member& member = members_[index];
-    const double rate = plan_->plan.throughput * std::max(loads[self_ * members() + index],
-                                                          loads[index * members() + self_]);
-    const double under_way = kUnderWayGain * rate * member.channel->min_rtt_seconds();
-    const double links = std::ceil(under_way / kBytesUnderWay);
-    member.wanted_links =
-        std::max(member.wanted_links, static_cast<int>(std::min<double>(links, kMaxStreams / 4)));
+    members_[index].wanted_links = std::max(members_[index].wanted_links, LinksFor(index));
   }
 }
 

@@ -34,9 +34,9 @@ namespace atl::wan {
 
 // Senders pace at the plan's rate times that. More than 1, for two reasons: an estimate that is a
 // little low costs nothing, and a link that could carry more shows it by keeping up. Not much more,
-// because what is too much queues in the slowest router: 3% of a second's traffic are 30 ms of
-// queue a second, which lines take for some seconds before they drop; at 10% they drop in the first
-// second.
+// because what is too much queues in the slowest router: 3% too much are 30 ms of queue a second,
+// which a line with 100 ms of queue takes for three seconds before it drops; at 10% it drops after
+// one.
 inline constexpr double kPacingGain = 1.03;
 
 struct LinkReport {
