@@ -20,8 +20,8 @@ constexpr double kHandshakeSeconds = 10;
 constexpr double kAcceptPauseSeconds = 0.1;
 constexpr int kAcceptsPerTurn = 64;
 constexpr int kEventsPerTurn = 256;
-// Over long links the thread rests a little between turns, so that a turn finds many packets and not
-// one: at 300 Mbit/s over 12 links that is a third of the CPU time.
+// Over long links the thread rests a little between turns, so that a turn finds many packets and
+// not one: at 300 Mbit/s over 12 links that is a third of the CPU time.
 constexpr double kMostRestSeconds = 1e-3;
 constexpr double kLeastRestSeconds = 1e-4;
 constexpr double kRestRoundTrips = 0.01;

@@ -18,8 +18,8 @@ namespace {
 constexpr double kTickSeconds = 0.02;
 constexpr double kPingSeconds = 0.5;
 constexpr double kIdleTickSeconds = 0.25;
-// A link that rests is pinged so often: firewalls remember it, and BBR, which measures the round trip
-// anew when its last measurement is 10 s old, does that now and not in the next operation.
+// A link that rests is pinged so often: firewalls remember it, and BBR, which measures the round
+// trip anew when its last measurement is 10 s old, does that now and not in the next operation.
 constexpr double kRestPingSeconds = 1;
 // A gateway that breaks the rules so often is not merely behind a bad line.
 constexpr int kMaxBreaches = 8;
