@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <thread>
 
 #include "collectives/wan/plan/arborescence.h"
 #include "collectives/wan/plan/bounded_tree.h"
@@ -256,6 +257,23 @@ TEST(LinearProgram, GrowsByColumnsAndByRows) {
   program.Allow(a, false);
   ASSERT_EQ(program.Solve(), OkStatus());
   EXPECT_DOUBLE_EQ(program.value(), 2.5 + 3.5 * 2);
+}
+
+TEST(LinearProgram, ThreadsDoNotMeetAndLeaveNothing) {
+  std::vector<std::thread> threads;
+  std::vector<double> values(4, 0.0);
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&values, t] {
+      for (int turn = 0; turn < 50; ++turn) {
+        LinearProgram program;
+        program.AddColumn(1);
+        program.AddRow(t + 1, {{0, 1}});
+        if (program.Solve().ok()) values[t] += program.value();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int t = 0; t < 4; ++t) EXPECT_DOUBLE_EQ(values[t], 50.0 * (t + 1));
 }
 
 TEST(LinearProgram, SaysThatNothingLimitsAColumn) {

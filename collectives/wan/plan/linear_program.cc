@@ -25,6 +25,16 @@ struct Sparse {
   int size() const { return static_cast<int>(at.size()) - 1; }
 };
 
+// GLPK makes an environment for each thread that uses it, and leaves it to the thread.
+struct Environment {
+  void Use() { used = true; }
+  ~Environment() {
+    if (used) glp_free_env();
+  }
+  bool used = false;
+};
+thread_local Environment environment;
+
 }  // namespace
 
 struct LinearProgram::Problem {
@@ -36,6 +46,7 @@ struct LinearProgram::Problem {
 };
 
 LinearProgram::LinearProgram() : problem_(std::make_unique<Problem>()) {
+  environment.Use();
   glp_term_out(GLP_OFF);
   glp_set_obj_dir(problem_->glpk, GLP_MAX);
 }
