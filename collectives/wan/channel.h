@@ -11,14 +11,14 @@
 // 3. A link that breaks: what went over it and is not acknowledged goes again over the others or
 //    the next one (AppendLost), lowest number first.
 // 4. Silence. While work is under way every link that is quiet is pinged and answers. A link that
-//    does not is given up after kLinkSilentSeconds: a route may have changed, a firewall forgotten
-//    the connection. A member that has not been heard on any link for kSilentSeconds is silent, for
-//    the caller to know.
+//    does not is given up after kLinkSilentSeconds: a route may have changed, a firewall
+//    forgotten the connection. A member that has not been heard on any link for kSilentSeconds is
+//    silent, for the caller to know.
 // 5. Rate. At each tick the bytes that have reached the peer's kernel over the last few round trips
 //    are counted, while more is waiting to be sent: what the link carries (LinkReport). The upper
-//    quartile of these rates is reported, and a rate below the pacing counts as the line's only with
-//    signs of a full line (a longer round trip, losses), so that a process that had to wait for its
-//    turn on a loaded machine is not taken for a slow line.
+//    quartile of these rates is reported. A rate below the pacing counts as the line's only with
+//    signs of a full line (a longer round trip, losses), so that a process that had to wait for
+//    its turn on a loaded machine is not taken for a slow line.
 //
 // Knows no sockets beyond its links, no operations beyond PieceSource. Thread rule: the I/O thread.
 #pragma once
@@ -120,8 +120,8 @@ class Channel {
   // Segments were lost that no full queue explains: more connections, so that one that waits for a
   // segment holds up less.
   bool lossy() const { return lossy_; }
-  // From here to the report the best rate over a few round trips counts: a burst that fills the line
-  // from nothing, and then overfills it.
+  // From here to the report the best rate over a few round trips counts: a burst that fills the
+  // line from nothing, and then overfills it.
   void BeginBurst() { burst_ = true; }
   double rtt_seconds() const { return rtt_; }
   double min_rtt_seconds() const { return min_rtt_; }

@@ -25,8 +25,8 @@
 
 namespace atl::wan {
 
-// MakePlan, but of kAuto deeper trees only where they are predicted to be well ahead of stars: what is
-// believed of single pairs is less certain than what is believed of lines, and stars lean on it
+// MakePlan, but of kAuto deeper trees only where they are predicted to be well ahead of stars: what
+// is believed of single pairs is less certain than what is believed of lines, and stars lean on it
 // least. May take a while; any thread.
 StatusOr<TreePlan> MakeSoundPlan(const LinkMatrix& links, const PlanRequest& request);
 
