@@ -18,6 +18,8 @@ namespace atl::wan {
 namespace {
 
 constexpr double kDrainSeconds = 5;
+// From the last link to the first plan: a probe of at most 4 s and some round trips.
+constexpr double kPlanSeconds = 10;
 // A call that nobody answers is given up, and made anew.
 constexpr double kDialSeconds = 3;
 
@@ -73,7 +75,17 @@ Status EngineImpl::Join(const Group& group, double deadline_seconds) {
   Status status;
   commands_->Call([&] { status = AddGroup(group, progress); });
   RETURN_IF_ERROR(status);
-  const std::optional<Status> word = progress->Await(deadline);
+  std::optional<Status> word = progress->Await(deadline);
+  if (!word.has_value()) {
+    // Everybody is there; the probe and the plan are all that is missing. Who gave up now would
+    // make the others begin anew, and they in turn him.
+    bool stands = false;
+    commands_->Call([&] {
+      const GroupState* const group_state = Find(name);
+      stands = group_state != nullptr && group_state->LinksStand();
+    });
+    if (stands) word = progress->Await(Now() + kPlanSeconds);
+  }
   if (word.has_value() && word->ok()) return OkStatus();
   commands_->Call([&] {
     const std::optional<Status> decided = progress->Await(0);

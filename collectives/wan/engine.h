@@ -137,9 +137,10 @@ class Engine {
   virtual Endpoint endpoint() const = 0;
 
   // Dials and awaits the group's members until every connection stands and the first plan is known;
-  // over long links that includes a probe of at most 4 s. Blocks at most `deadline_seconds`. The
-  // member with the higher index dials. kDeadlineExceeded names who is missing; kUnauthenticated
-  // who could not prove the key.
+  // over long links that includes a probe of at most 4 s. Blocks at most `deadline_seconds`, or 10 s
+  // more where all members are connected and only the plan is missing. The member with the higher
+  // index dials. kDeadlineExceeded names who is missing; kUnauthenticated who could not prove the
+  // key.
   virtual Status Join(const Group& group, double deadline_seconds) = 0;
   // Closes the connections of a view; its operations end with kCancelled.
   virtual void Leave(ViewId view) = 0;

@@ -67,6 +67,8 @@ class GroupState {
   // At the deadline: says who is missing.
   Status Missing(double waited_seconds) const;
   void OnPlanned(StatusOr<TreePlan> plan);
+  // All members are connected.
+  bool LinksStand() const;
 
   // Operations. Starting and cancelling finish the handle where they must.
   void Begin(const Exchange::Parameters& parameters, std::shared_ptr<OperationHandle> handle);
@@ -122,7 +124,6 @@ class GroupState {
   // Joining and planning (group_joining.cc).
   void DialDue(Member* member, int index, double now);
   Status BeganAnew(int index);
-  bool LinksStand() const;
   void CheckStanding();
   void OnFirstPlan(const NumberedPlan& plan);
   void BeginProbe(double seconds);
