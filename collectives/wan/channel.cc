@@ -249,7 +249,9 @@ double Channel::silent_seconds(double now) const {
 bool Channel::Ping(double now, double quiet_seconds) {
   bool any = false;
   for (Link* const link : links_) {
-    if (link->heard > link->pinged) link->pinged = 0;
+    // We do not read on a link whose frame waits for its operation: no answer would be seen.
+    if (link->heard > link->pinged || link->stalled()) link->pinged = 0;
+    if (link->stalled()) continue;
     const double quiet = now - std::max(link->heard, expecting_since_);
     if (!link->ready() || link->bye_sent || link->unsent() > 0 || quiet < 0.9 * quiet_seconds ||
         now - link->last_ping < 0.9 * quiet_seconds) {
@@ -278,7 +280,7 @@ std::vector<Link*> Channel::Stuck(double now) const {
   std::vector<Link*> stuck;
   for (const auto& [link, seen] : seen_) {
     const double patience = kStuckRoundTrips * seen.state.rtt_seconds;
-    const bool mute = link->pinged > link->heard &&
+    const bool mute = link->pinged > link->heard && !link->stalled() &&
                       now - link->pinged > std::max(kLinkSilentSeconds - kPingSeconds, patience);
     if (mute || now - seen.moved_at > std::max(kLinkSilentSeconds, patience)) {
       stuck.push_back(link);

@@ -10,7 +10,7 @@
 namespace atl::wan {
 namespace {
 
-// Rounder than this, equal shares without pacing are near enough to the best.
+// Where round trips are shorter, equal shares without pacing are near enough to the best.
 constexpr double kShortRoundTripSeconds = 1e-3;
 // A slow start to 1 Gbit/s takes about ten round trips, then a few to measure.
 constexpr double kProbeRoundTrips = 16;
@@ -168,7 +168,8 @@ void Conductor::OnPlanned(StatusOr<TreePlan> plan) {
       // The same trees, at the rate that they are now thought to have.
       const double seconds = now - current_.plan.latency;
       next = current_.plan;
-      if (seconds > 0 && std::isfinite(seconds)) next.throughput = bytes_ / seconds;
+      // Of a short vector nearly all is latency: that says nothing about the rate.
+      if (seconds > now / 2 && std::isfinite(seconds)) next.throughput = bytes_ / seconds;
     }
     const bool same = next.trees == current_.plan.trees &&
                       std::abs(next.throughput - rate) <= kRateDifference * rate;

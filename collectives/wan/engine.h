@@ -39,7 +39,7 @@ namespace atl::wan {
 
 using Key = std::array<uint8_t, 32>;
 
-// Payload of a kUnavailable status: the name of the region whose connection broke.
+// Payload of a kUnavailable status: the name of the region that was lost.
 inline constexpr char kPeerPayload[] = "atoll/peer";
 
 // A member that work waits for has not been heard for some seconds, or (0 seconds) is heard again.
@@ -136,11 +136,11 @@ class Engine {
   // What peers dial (the bound port filled in).
   virtual Endpoint endpoint() const = 0;
 
-  // Dials and awaits the group's members until every connection stands and the first plan is known;
-  // over long links that includes a probe of at most 4 s. Blocks at most `deadline_seconds`, or 10 s
-  // more where all members are connected and only the plan is missing. The member with the higher
-  // index dials. kDeadlineExceeded names who is missing; kUnauthenticated who could not prove the
-  // key.
+  // Dials and awaits the group's members until every connection stands and the first plan is
+  // known; over long links that includes a probe of at most 4 s. Blocks at most
+  // `deadline_seconds`, or 10 s more where all members are connected and only the plan is missing.
+  // The member with the higher index dials. kDeadlineExceeded names who is missing;
+  // kUnauthenticated who could not prove the key.
   virtual Status Join(const Group& group, double deadline_seconds) = 0;
   // Closes the connections of a view; its operations end with kCancelled.
   virtual void Leave(ViewId view) = 0;

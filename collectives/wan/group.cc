@@ -185,7 +185,10 @@ void GroupState::Cancel(uint64_t id, const OperationHandle* handle) {
   for (auto at = waiting_.begin(); at != waiting_.end(); ++at) {
     if (at->handle.get() != handle) continue;
     // The others await its start, and so does the order of plans: it will begin and be aborted.
+    // Its buffer is the caller's again: nothing is to be kept or restored.
     at->cancelled = true;
+    at->parameters.options.restore_on_failure = false;
+    at->parameters.options.residual = {};
     at->handle->Finish(cancelled);
     return;
   }
@@ -337,6 +340,9 @@ StatusOr<Link::Verdict> GroupState::OnSequenced(Link* link, const FrameHeader& h
 StatusOr<Link::Verdict> GroupState::OnStart(int member, const FrameHeader& header, Bytes payload) {
   ASSIGN_OR_RETURN(const Start start, ParseStart(payload));
   const uint64_t id = header.operation;
+  if (member != 0 && !start.next_plan.empty()) {
+    return absl::InvalidArgumentError("it told a plan that is not its to tell");
+  }
   if (member == 0 && plan_awaits_ == id) RETURN_IF_ERROR(TakeNextPlan(start));
   const auto at = exchanges_.find(id);
   if (at != exchanges_.end()) {
@@ -427,6 +433,14 @@ bool GroupState::NextFrame(Link* link) {
 }
 
 void GroupState::Settle(Losses* losses) {
+  for (Member& member : members_) {
+    if (!std::exchange(member.drop_stalled, false)) continue;
+    for (Link* const link : member.channel->links()) {
+      if (link->dropped || !link->stalled()) continue;
+      losses->emplace_back(link,
+                           absl::UnavailableError("another connection broke while it waited"));
+    }
+  }
   if (resume_) {
     resume_ = false;
     for (const Member& member : members_) {

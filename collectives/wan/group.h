@@ -104,6 +104,7 @@ class GroupState {
     uint64_t bye_sequence = 0;
     bool left = false;
     bool dirty = false;
+    bool drop_stalled = false;  // another link broke
     bool key_refused = false;
     int breaches = 0;      // frames that broke the rules
     int wanted_links = 1;  // that we dial

@@ -262,9 +262,10 @@ void GroupState::OnPlanned(StatusOr<TreePlan> plan) {
 }
 
 Status GroupState::TakeNextPlan(const Start& start) {
+  if (!start.next_plan.empty()) {
+    ASSIGN_OR_RETURN(plan_, ParsePlan(start.next_plan, members()));
+  }
   plan_awaits_.reset();
-  if (start.next_plan.empty()) return OkStatus();
-  ASSIGN_OR_RETURN(plan_, ParsePlan(start.next_plan, members()));
   return OkStatus();
 }
 

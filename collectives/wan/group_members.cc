@@ -130,6 +130,9 @@ void GroupState::OnLost(Link* link, const Status& status) {
   }
   VLOG(1) << Place() << ": a connection to " << Name(index) << " broke: " << status.message();
   member.last_error = std::string(status.message());
+  // What was lost with the link may be sent again over one that waits here for an operation which
+  // begins only when the lost frame has come: such links go too, and all is sent in its order.
+  member.drop_stalled = true;
   if (!member.channel->up()) member.down_since = now;
   member.dial_at = now;
 }

@@ -89,7 +89,7 @@ class Link {
 
   // Tells the kernel how fast to send, unless it has been told so already.
   void Pace(double bytes_per_second);
-  // Chooses the congestion control that suits the link's round trip, and says what was had.
+  // Chooses the congestion control that suits the link's round trip.
   void Tune();
   StatusOr<TcpState> Tcp() const { return GetTcpState(fd_); }
 

@@ -77,7 +77,7 @@ StreamKeys DeriveStreamKeys(const Key& view_key, const Hello& hello, const Answe
 Sealer::Sealer(const Key& key, bool plain) : plain_(plain), context_(MakeContext(key, 1)) {}
 
 void Sealer::Seal(Bytes header, Bytes plain, uint8_t* out, uint8_t* tag) {
-  if (plain_) {
+  if (plain_ && counter_ > 0) {
     Check(header, plain, tag);
     if (plain.data() != out && !plain.empty()) std::memcpy(out, plain.data(), plain.size());
     return;
@@ -108,7 +108,7 @@ void Sealer::Check(Bytes header, Bytes payload, uint8_t* tag) {
 Opener::Opener(const Key& key, bool plain) : plain_(plain), context_(MakeContext(key, 0)) {}
 
 bool Opener::Open(Bytes header, uint8_t* data, size_t size, const uint8_t* tag) {
-  if (plain_) {
+  if (plain_ && counter_ > 0) {
     uint64_t said[2];
     static_assert(sizeof said == kTagSize);
     std::memcpy(said, tag, sizeof said);

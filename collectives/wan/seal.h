@@ -1,14 +1,15 @@
 // Keys and sealing of one connection. The only file that uses OpenSSL.
 //
 // 1. Both ends derive two keys, one a direction, with HKDF-SHA256: the input key is the view's, the
-//    salt is the dialler's nonce and the acceptor's, the context is "atoll-wan-v1" and both
+//    salt is the dialler's nonce and the acceptor's, the context is "atoll-wan-v2" and both
 //    greetings byte for byte. A connection whose greeting was changed on the way has other keys.
 // 2. A frame's payload is encrypted with AES-256-GCM under its direction's key; the nonce is a
 //    64-bit counter of the frames so far (4 zero bytes, then the counter), the header is
 //    authenticated along with it. So a frame that was changed, dropped, repeated or moved does not
 //    open.
-// 3. Where both ends were told to go without encryption (plain), the tag is the 64-bit XXH3 of
-//    header and payload, which finds accidents and no intent.
+// 3. Where both ends were told to go without encryption (plain), the first frame of each direction
+//    is sealed all the same, which proves the key; the tag of the others is the 64-bit XXH3 of
+//    header and payload and the counter, which finds accidents and no intent.
 //
 // Thread rule: one thread at a time per Sealer or Opener.
 #pragma once

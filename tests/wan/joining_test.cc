@@ -181,6 +181,27 @@ TEST(WanStrangers, AMemberThatDoesNotExistIsRefused) {
   ExpectSums(&cluster, 1);
 }
 
+TEST(WanJoin, AWrongKeyIsRefusedWithoutEncryptionToo) {
+  Cluster cluster(0);
+  for (int member = 0; member < 2; ++member) {
+    EngineOptions options;
+    options.listen = {"127.0.0.1", 0};
+    options.encrypt = false;
+    auto engine = Engine::Create(options);
+    ASSERT_TRUE(engine.ok());
+    cluster.engines.push_back(*std::move(engine));
+    cluster.endpoints.push_back(cluster.engines[member]->endpoint());
+  }
+  Group wrong = cluster.GroupOf(1);
+  wrong.key[0] ^= 1;
+  std::thread acceptor([&] { (void)cluster.engines[0]->Join(cluster.GroupOf(0), 0.5); });
+  const Status status = cluster.engines[1]->Join(wrong, 10);
+  EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
+  acceptor.join();
+  cluster.JoinAll();
+  ExpectSums(&cluster, 1);
+}
+
 TEST(WanJoin, EncryptionIsWantedByBothOrThereIsNoConnection) {
   Cluster cluster(1);
   EngineOptions options;
