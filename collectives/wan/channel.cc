@@ -168,6 +168,7 @@ void Channel::AppendAck(Link* link) {
   header.payload = static_cast<uint32_t>(bytes.size());
   link->Append(header, bytes);
   link->ack_wanted = false;
+  ++link->unsent_acks;
   ack_due_ = false;
 }
 

@@ -39,6 +39,8 @@ namespace atl::wan {
 
 inline constexpr double kLinkSilentSeconds = 2.0;
 inline constexpr double kSilentSeconds = 2.5;
+inline constexpr size_t kMaxGaps = 1 << 17;  // twice what a sender leaves unacknowledged
+inline constexpr int kMaxUnsentAcks = 16;
 
 // An operation under way, as far as its frames can be written again.
 class PieceSource {
@@ -94,6 +96,8 @@ class Channel {
   // ---- receiving
   bool Taken(uint64_t sequence) const;
   void Take(uint64_t sequence);
+  // More gaps than an honest sender's unacknowledged frames could leave: nothing is taken any more.
+  bool scattered() const { return beyond_.size() > kMaxGaps; }
   // All numbers below have been taken.
   uint64_t taken_below() const { return below_; }
   // Errors: acknowledges what was never sent.

@@ -19,6 +19,11 @@ constexpr double kMaxFirstProbeSeconds = 4;
 // A new plan is worth the change of shares from this gain on; new rates from this difference on.
 constexpr double kWorthwhileGain = 0.03;
 constexpr double kRateDifference = 0.01;
+// Of one member while another's are awaited; then the oldest goes.
+constexpr size_t kMaxWaiting = 16;
+// What the wire format carries; more comes only of reports that cannot be true.
+constexpr double kMostThroughput = 1e18;
+constexpr double kMostLatency = 1e9;
 // Trees are taken from this gain over stars on.
 constexpr double kTreesGain = 0.15;
 
@@ -65,11 +70,12 @@ void Conductor::Restarted(int member) {
 
 void Conductor::OnReport(int member, std::vector<LinkReport> reports) {
   if (phase_ == Phase::kSteady && untold_.erase(member) > 0) {
-    hooks_.tell(member, current_);
+    hooks_.tell(member, announced_);
     return;
   }
   if (phase_ == Phase::kStanding) standing_[member] = reports;
   waiting_[member].push_back(std::move(reports));
+  if (waiting_[member].size() > kMaxWaiting) waiting_[member].pop_front();
   for (const auto& queue : waiting_) {
     if (queue.empty()) return;
   }
@@ -122,7 +128,8 @@ void Conductor::AfterStanding(const std::vector<LinkReport>& reports) {
     plan.throughput = 0;
   }
   plan.chunk_bytes = kMaxPayload;  // what the engine's options allow
-  hooks_.first_plan(Numbered(std::move(plan)));
+  announced_ = Numbered(std::move(plan));
+  hooks_.first_plan(announced_);
 }
 
 void Conductor::Solve() {
@@ -139,6 +146,8 @@ void Conductor::Solve() {
 }
 
 NumberedPlan Conductor::Numbered(TreePlan plan) {
+  if (!(plan.throughput <= kMostThroughput)) plan.throughput = 0;
+  if (!(plan.latency <= kMostLatency)) plan.latency = kMostLatency;
   // Through the wire format and back, so that the weights are those that the others see.
   const NumberedPlan numbered = {++version_, std::move(plan)};
   const StatusOr<NumberedPlan> seen =
@@ -150,15 +159,19 @@ NumberedPlan Conductor::Numbered(TreePlan plan) {
 
 void Conductor::OnPlanned(StatusOr<TreePlan> plan) {
   solving_ = false;
+  if (phase_ == Phase::kStanding) {  // somebody began anew meanwhile: there will be another probe
+    again_ = false;
+    return;
+  }
   if (!plan.ok()) {
     LOG(WARNING) << "no plan for the links as they are: " << plan.status().message();
     if (phase_ == Phase::kSteady) return;
     plan = EqualPlan(static_cast<int>(names_.size()));
   }
-  if (!std::isfinite(plan->throughput)) plan->throughput = 0;
   if (phase_ == Phase::kProbing) {
     phase_ = Phase::kSteady;
-    hooks_.first_plan(Numbered(*std::move(plan)));
+    announced_ = Numbered(*std::move(plan));
+    hooks_.first_plan(announced_);
   } else {
     const double now = Predict(current_.plan, model_.matrix(), bytes_).seconds;
     const double then = Predict(*plan, model_.matrix(), bytes_).seconds;
@@ -181,6 +194,7 @@ void Conductor::OnPlanned(StatusOr<TreePlan> plan) {
 }
 
 std::optional<NumberedPlan> Conductor::TakeCandidate() {
+  if (candidate_.has_value()) announced_ = *candidate_;
   return std::exchange(candidate_, std::nullopt);
 }
 

@@ -73,9 +73,10 @@ class Conductor {
   double bytes_ = 64 << 20;
   uint32_t version_;
   bool solving_ = false;
-  bool again_ = false;    // the model has moved on since
-  bool fast_ = false;     // nobody paces
-  NumberedPlan current_;  // announced, or about to be
+  bool again_ = false;  // the model has moved on since
+  bool fast_ = false;   // nobody paces
+  NumberedPlan announced_;
+  NumberedPlan current_;  // the same, or the candidate
   std::set<int> untold_;  // members that began anew after the first plan
   std::optional<NumberedPlan> candidate_;
 };

@@ -23,6 +23,7 @@ constexpr char kMagic[] = "ATOLLWAN";
 constexpr size_t kMagicSize = 8;
 constexpr uint8_t kFrameMagic[2] = {'A', 'F'};
 constexpr uint64_t kMaxElements = uint64_t{1} << 48;
+constexpr uint64_t kMaxSequence = uint64_t{1} << 62;
 constexpr size_t kCheckAt = 6;  // in a header
 constexpr size_t kReportSize = 8 + 6 * sizeof(double);
 
@@ -123,6 +124,7 @@ Status CheckFields(const FrameHeader& header) {
   if (IsSequenced(header.type) != (header.sequence != 0)) {
     return Bad("a frame with or without a sequence number, wrongly");
   }
+  if (header.sequence >= kMaxSequence) return Bad("a sequence number that nobody reaches");
   return OkStatus();
 }
 
@@ -137,6 +139,16 @@ uint16_t HeaderCheck(const uint8_t* header) {
 
 // Finite, not negative, and of a size that arithmetic survives.
 bool IsSane(double value) { return value >= 0 && value <= 1e18; }
+
+constexpr double kMaxReportedSeconds = 3600;  // of a round trip
+constexpr double kMaxReportedRate = 1e15;
+bool IsSane(const LinkReport& report) {
+  return IsSane(report.busy_seconds) && IsSane(report.acked_bytes) && IsSane(report.paced_rate) &&
+         IsSane(report.retransmitted) && IsSane(report.rtt_seconds) &&
+         IsSane(report.queue_seconds) && report.rtt_seconds <= kMaxReportedSeconds &&
+         report.queue_seconds <= kMaxReportedSeconds && report.paced_rate <= kMaxReportedRate &&
+         (report.busy_seconds == 0 || report.acked_bytes <= kMaxReportedRate * report.busy_seconds);
+}
 
 }  // namespace
 
@@ -428,14 +440,12 @@ StatusOr<std::vector<LinkReport>> ParseReports(Bytes bytes, int members, int fro
     report.reachable = reader.Take<uint8_t>() == 1;
     const auto reserved = reader.Take<uint8_t>();
     if (reader.Take<uint32_t>() != 0 || reserved != 0) return Bad("a report with reserved bits");
-    bool sane = true;
     for (double* const number :
          {&report.busy_seconds, &report.acked_bytes, &report.paced_rate, &report.retransmitted,
           &report.rtt_seconds, &report.queue_seconds}) {
       *number = reader.Take<double>();
-      sane = sane && IsSane(*number);
     }
-    if (!sane || report.to >= members || report.to == from || seen[report.to]) {
+    if (!IsSane(report) || report.to >= members || report.to == from || seen[report.to]) {
       return Bad("a report that cannot be");
     }
     seen[report.to] = true;

@@ -12,6 +12,7 @@ namespace {
 
 // Operations that a member may have begun before us; more of them make its stream wait.
 constexpr size_t kMaxEarly = 1024;
+constexpr size_t kMaxEarlyPlanBytes = 16 << 20;  // in their starts
 // What is held for a member that acknowledges nothing.
 constexpr size_t kMaxKeptBytes = 256 << 20;
 constexpr size_t kMaxUnacked = 1 << 16;
@@ -310,6 +311,9 @@ StatusOr<Link::Verdict> GroupState::OnFrame(Link* link, const FrameHeader& heade
     if (header.type == FrameType::kBye) link->bye_received = true;
     return Link::Verdict::kTaken;
   }
+  if (channel->scattered()) {
+    return absl::InvalidArgumentError("it leaves out more sequence numbers than can be under way");
+  }
   const int member = link->member();
   ASSIGN_OR_RETURN(const Link::Verdict verdict, OnSequenced(link, header, payload));
   if (verdict == Link::Verdict::kTaken) {
@@ -340,8 +344,11 @@ StatusOr<Link::Verdict> GroupState::OnSequenced(Link* link, const FrameHeader& h
 StatusOr<Link::Verdict> GroupState::OnStart(int member, const FrameHeader& header, Bytes payload) {
   ASSIGN_OR_RETURN(const Start start, ParseStart(payload));
   const uint64_t id = header.operation;
-  if (member != 0 && !start.next_plan.empty()) {
-    return absl::InvalidArgumentError("it told a plan that is not its to tell");
+  size_t most_early = kMaxEarly;
+  if (!start.next_plan.empty()) {
+    if (member != 0) return absl::InvalidArgumentError("it told a plan that is not its to tell");
+    RETURN_IF_ERROR(ParsePlan(start.next_plan, members()).status());
+    most_early = std::min(most_early, kMaxEarlyPlanBytes / start.next_plan.size());
   }
   if (member == 0 && plan_awaits_ == id) RETURN_IF_ERROR(TakeNextPlan(start));
   const auto at = exchanges_.find(id);
@@ -358,7 +365,7 @@ StatusOr<Link::Verdict> GroupState::OnStart(int member, const FrameHeader& heade
   BeginWaiting();
   if (IsPast(id)) return Link::Verdict::kTaken;
   auto& early = members_[member].early;
-  if (early.size() >= kMaxEarly && early.find(id) == early.end()) return Link::Verdict::kNotNow;
+  if (early.size() >= most_early && early.find(id) == early.end()) return Link::Verdict::kNotNow;
   early[id].start = start;
   return Link::Verdict::kTaken;
 }

@@ -168,12 +168,13 @@ void GroupState::SendAcks(int index) {
   Channel* const channel = members_[index].channel.get();
   for (Link* const link : channel->links()) {
     if (!link->ack_wanted || !link->ready() || link->bye_sent) continue;
+    if (link->unsent_acks >= kMaxUnsentAcks) continue;  // it does not read: one more when it does
     channel->AppendAck(link);
     MarkDirty(index);
   }
   if (!channel->ack_due()) return;
   Link* const link = channel->LeastBusy();
-  if (link == nullptr) return;
+  if (link == nullptr || link->unsent_acks >= kMaxUnsentAcks) return;
   channel->AppendAck(link);
   MarkDirty(index);
 }

@@ -245,6 +245,7 @@ Status Link::Flush() {
   while (sent_now < kBytesPerTurn) {
     if (unsent() == 0) {
       out_begin_ = out_end_ = 0;
+      unsent_acks = 0;
       if (state_ != State::kReady || bye_sent || !owner_->NextFrame(this)) break;
     }
     const ssize_t sent = SendSome();

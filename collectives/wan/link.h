@@ -116,6 +116,7 @@ class Link {
   double pinged = 0;  // first ping since then; 0: none
   double last_ping = 0;
   bool ack_wanted = false;
+  int unsent_acks = 0;  // since all was last with the kernel
   std::set<uint64_t> announced;
   bool bye_received = false;
   bool bye_sent = false;
