@@ -201,12 +201,15 @@ Status TrainRun::StartRegion(const std::string& name, const std::string& address
   region.evidence.workers = setup_.workers;
   region.evidence.directory = NextAttemptDirectory(setup_.run_dir, name);
   RETURN_IF_ERROR(MakeDirectories(region.evidence.directory));
+  // One of its own: mpiruns that share one remove it under each other when they start at once.
+  const std::string temporary = absl::StrCat(temporary_, "/", regions_.size());
+  RETURN_IF_ERROR(MakeDirectories(temporary));
   SpawnOptions options;
   options.name = absl::StrCat("region ", name);
   options.words = InPlace(setup_.PlaceOf(name), MpirunWords(setup_, name, address,
-                                                            region.evidence.directory, temporary_));
+                                                            region.evidence.directory, temporary));
   options.output_path = region.evidence.directory + "/mpirun.log";
-  options.environment = {{"TMPDIR", temporary_}};
+  options.environment = {{"TMPDIR", temporary}};
   if (IsRoot()) {
     options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
     options.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
