@@ -67,7 +67,7 @@ class Relay {
   // Waits, then serves what is ready. Returns whether packets came.
   void Turn();
   int Wait(Nanos now, epoll_event* events, int most);
-  void ReadRegion(int region, Nanos stamp);
+  void ReadRegion(int region, Nanos stamp, Nanos seen);
   int RegionOf(uint32_t address) const;
   void Deliver(int region, const Packet& packet);
   void Accept();

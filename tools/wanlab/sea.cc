@@ -97,7 +97,7 @@ void Sea::Serialise(Pipe* pipe, Nanos now, PacketPtr packet, int64_t* dropped, R
   }
 }
 
-void Sea::Send(Nanos now, int from, int to, PacketPtr packet) {
+void Sea::Send(Nanos now, int from, int to, PacketPtr packet, Nanos seen) {
   CHECK(from != to);
   Region& sender = regions_[from];
   if (packet == nullptr) {
@@ -110,7 +110,9 @@ void Sea::Send(Nanos now, int from, int to, PacketPtr packet) {
             [&](Nanos sent, PacketPtr piece) {
               Serialise(
                   &l.pipe, sent, std::move(piece), &l.counts.dropped, &sender.counts,
-                  [&](Nanos left, PacketPtr part) { Travel(left, from, to, std::move(part)); });
+                  [&](Nanos left, PacketPtr part) {
+                    Travel(std::max(left, seen), from, to, std::move(part));
+                  });
             });
 }
 

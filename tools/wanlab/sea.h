@@ -55,7 +55,8 @@ class Sea {
   // A packet leaves region `from` for region `to` at `now`. Times of one region never go back by
   // more than their packets' own spread; a packet that is late is queued behind the earlier ones.
   // A null packet is one for which the pool had no memory: it is counted as lost.
-  void Send(Nanos now, int from, int to, PacketPtr packet);
+  // It came at `now` as far as the lines are concerned, but sets out on its way not before `seen`.
+  void Send(Nanos now, int from, int to, PacketPtr packet, Nanos seen = 0);
   // Hands out all that is due at `now`, in order of time.
   void Advance(Nanos now, const Deliver& deliver);
   // When the next packet is due.
