@@ -10,11 +10,20 @@
 #include <cerrno>
 #include <memory>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace atl {
 namespace {
+
+constexpr char kRefusedPayload[] = "atoll/connection_refused";
+
+Status ConnectError(int error_number, const Endpoint& endpoint) {
+  Status status = ErrnoError(error_number, absl::StrCat("cannot connect to ", endpoint.ToString()));
+  if (error_number == ECONNREFUSED) status.SetPayload(kRefusedPayload, absl::Cord());
+  return status;
+}
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
 
@@ -107,7 +116,7 @@ StatusOr<Fd> StartConnectTcp(const Endpoint& endpoint) {
   if (!fd.valid()) return ErrnoError(errno, "cannot make a socket");
   RETURN_IF_ERROR(SetNoDelay(fd));
   if (connect(fd.get(), list->ai_addr, list->ai_addrlen) != 0 && errno != EINPROGRESS) {
-    return ErrnoError(errno, absl::StrCat("cannot connect to ", endpoint.ToString()));
+    return ConnectError(errno, endpoint);
   }
   return fd;
 }
@@ -116,8 +125,12 @@ Status ConnectResult(const Fd& fd, const Endpoint& endpoint) {
   int error = 0;
   socklen_t size = sizeof error;
   if (getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size) != 0) error = errno;
-  if (error != 0) return ErrnoError(error, absl::StrCat("cannot connect to ", endpoint.ToString()));
+  if (error != 0) return ConnectError(error, endpoint);
   return OkStatus();
+}
+
+bool IsConnectionRefused(const Status& status) {
+  return status.GetPayload(kRefusedPayload).has_value();
 }
 
 StatusOr<Fd> AcceptTcp(const Fd& listener) {

@@ -29,6 +29,8 @@ StatusOr<Endpoint> LocalEndpoint(const Fd& fd);
 // ConnectResult().
 StatusOr<Fd> StartConnectTcp(const Endpoint& endpoint);
 Status ConnectResult(const Fd& fd, const Endpoint& endpoint);
+// An error of these two that says: the host answers, and nobody listens there.
+bool IsConnectionRefused(const Status& status);
 // Next waiting connection (non-blocking, TCP_NODELAY), or an invalid Fd if none waits.
 StatusOr<Fd> AcceptTcp(const Fd& listener);
 Status SetNoDelay(const Fd& fd);

@@ -31,7 +31,7 @@ constexpr double kWindowRoundTrips = 2;
 // ---- links
 
 void Channel::Attach(Link* link, double now) {
-  link->heard = now;
+  link->heard = link->attached = now;
   links_.push_back(link);
   if (pace_ > 0) Pace(pace_);
 }

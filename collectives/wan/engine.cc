@@ -243,7 +243,7 @@ void EngineImpl::StartLink(const GroupName& name, uint64_t incarnation, int memb
   GroupState* const group = Find(name, incarnation);
   if (group == nullptr) return;  // left meanwhile
   if (!fd.ok()) {
-    group->DialFailed(member, absl::UnavailableError(fd.status().message()));
+    group->DialFailed(member, fd.status());
     return;
   }
   std::unique_ptr<Link> link =

@@ -81,12 +81,18 @@ struct LinkStatus {
   double silent_seconds = 0;
 };
 
+// A member whose endpoint lacks host or port only calls out.
+inline bool CanBeCalled(const Endpoint& endpoint) {
+  return !endpoint.host.empty() && endpoint.port != 0;
+}
+
 // One lane's peers in one view.
 struct Group {
   ViewId view;
   LaneId lane;
   MemberIndex self;
-  std::vector<Endpoint> members;   // by member index; the own entry is not dialled
+  // By member index, the same in all members. The own entry says whether others can call us.
+  std::vector<Endpoint> members;
   std::vector<std::string> names;  // of the members' regions, for messages
   Key key = {};                    // of the view, from the orchestrator
 };
@@ -139,8 +145,8 @@ class Engine {
   // Dials and awaits the group's members until every connection stands and the first plan is
   // known; over long links that includes a probe of at most 4 s. Blocks at most
   // `deadline_seconds`, or 10 s more where all members are connected and only the plan is missing.
-  // The member with the higher index dials. kDeadlineExceeded names who is missing;
-  // kUnauthenticated who could not prove the key.
+  // Both members of a pair dial, if they can; one way is enough. kDeadlineExceeded names who is
+  // missing; kUnauthenticated who could not prove the key.
   virtual Status Join(const Group& group, double deadline_seconds) = 0;
   // Closes the connections of a view; its operations end with kCancelled.
   virtual void Leave(ViewId view) = 0;

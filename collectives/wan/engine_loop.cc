@@ -70,6 +70,12 @@ bool EngineImpl::NextFrame(Link* link) {
 
 void EngineImpl::Drop(Link* link, const Status& status) {
   if (link->dropped) return;
+  if (link->surplus && link->ready()) {
+    if (GroupState* const group = GroupOf(link)) group->OnLost(link, status);
+    link->Detach();  // its channel no longer does
+    CloseGently(link);
+    return;
+  }
   link->dropped = true;
   const auto at = links_.find(link);
   dropped_.push_back(std::move(at->second));

@@ -440,6 +440,16 @@ bool GroupState::NextFrame(Link* link) {
 }
 
 void GroupState::Settle(Losses* losses) {
+  if (std::exchange(any_surplus_, false)) {
+    for (const Member& member : members_) {
+      if (member.channel == nullptr) continue;
+      for (Link* const link : member.channel->links()) {
+        if (link->surplus && !link->dropped) {
+          losses->emplace_back(link, absl::UnavailableError("it was one too many"));
+        }
+      }
+    }
+  }
   for (Member& member : members_) {
     if (!std::exchange(member.drop_stalled, false)) continue;
     for (Link* const link : member.channel->links()) {

@@ -106,6 +106,7 @@ class GroupState {
     bool dirty = false;
     bool drop_stalled = false;  // another link broke
     bool key_refused = false;
+    bool reached = false;  // a call of ours came through
     int breaches = 0;      // frames that broke the rules
     int wanted_links = 1;  // that we dial
     int dialling = 0;
@@ -123,6 +124,11 @@ class GroupState {
   };
 
   // Joining and planning (group_joining.cc).
+  // It has an address; else it only calls out.
+  bool CanBeCalled(int member) const { return wan::CanBeCalled(group_.members[member]); }
+  // Ours to add connections: the higher member's if a call of its came through, else the lower's.
+  bool Leads(int index, double now) const;
+  void EndSurplus(int index);
   void DialDue(Member* member, int index, double now);
   Status BeganAnew(int index);
   void CheckStanding();
@@ -193,6 +199,7 @@ class GroupState {
   uint64_t last_begun_ = 0;  // or waiting
   double last_active_ = 0;
   bool any_dirty_ = false;
+  bool any_surplus_ = false;
   bool resume_ = false;  // stalled links may go on
 };
 

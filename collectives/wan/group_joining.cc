@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
@@ -26,8 +25,11 @@ constexpr int kLeastLinks = 2;  // of which numbers use so many at least
 constexpr double kBytesUnderWay = 2.5e6;
 constexpr double kUnderWayGain = 2;
 constexpr double kLeastPace = 125e3;
-// The side that was called dials too, but only after it could have been called again.
-constexpr double kCallBackSeconds = 1;
+// A member whose host refuses our calls, and which we never reached, may still call us for so long.
+constexpr double kCallBackSeconds = 2;
+// The lower member adds connections only if no call of the higher one came through meanwhile.
+constexpr double kYieldSeconds = 0.05;
+constexpr double kYieldRoundTrips = 3;
 
 double Now() { return Clock::Real()->MonotonicSeconds(); }
 
@@ -46,20 +48,44 @@ Hello GroupState::HelloFor(int member) const {
   return hello;
 }
 
+// One first, which shows how far it is: both sides call, because a firewall may stop either. Then as
+// many as suit, by the side whose calls come through.
 void GroupState::DialDue(Member* member, int index, double now) {
   if (member->left || member->bye.has_value() || now < member->dial_at) return;
+  if (!CanBeCalled(index)) return;
   const int links = static_cast<int>(member->channel->links().size());
-  if (index < self_) {
-    // Ours to dial: one first, which shows how far it is; then as many as suit.
-    const int wanted = links == 0 ? 1 : member->wanted_links;
-    while (links + member->dialling < wanted) {
-      ++member->dialling;
-      hooks_.dial(index);
-    }
-  } else if (!joining_ && links == 0 && member->dialling == 0 && member->down_since > 0 &&
-             now - member->down_since > kCallBackSeconds) {
+  const int wanted = links == 0 ? 1 : Leads(index, now) ? member->wanted_links : links;
+  while (links + member->dialling < wanted) {
     ++member->dialling;
     hooks_.dial(index);
+  }
+}
+
+bool GroupState::Leads(int index, double now) const {
+  const Channel& channel = *members_[index].channel;
+  double first = 0;
+  for (const Link* const link : channel.links()) {
+    if (link->dialled()) {
+      first = first == 0 ? link->attached : std::min(first, link->attached);
+    } else if (index > self_) {
+      return false;
+    }
+  }
+  if (first == 0 || index < self_) return first > 0;
+  return now - first > kYieldSeconds + kYieldRoundTrips * channel.rtt_seconds();
+}
+
+// Both called, and both calls came through: the higher member ends the lower one's, last first.
+void GroupState::EndSurplus(int index) {
+  const Member& member = members_[index];
+  if (index > self_ || !Leads(index, 0)) return;
+  const std::vector<Link*>& links = member.channel->links();
+  int surplus = static_cast<int>(links.size()) - std::max(1, member.wanted_links);
+  for (auto at = links.rbegin(); at != links.rend() && surplus > 0; ++at) {
+    if ((*at)->dialled() || (*at)->surplus) continue;
+    (*at)->surplus = true;
+    any_surplus_ = true;
+    --surplus;
   }
 }
 
@@ -74,10 +100,6 @@ Status GroupState::CheckHello(const Hello& hello) const {
         Name(hello.from), " called ", hello.plain != 0 ? "without" : "with", " encryption"));
   }
   if (!broken_.ok()) return absl::AlreadyExistsError(Place() + " is broken");
-  if (joining_ && hello.from < self_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a call from ", Name(hello.from), ", which is ours to call"));
-  }
   if (member.channel->links().size() >= static_cast<size_t>(kMaxStreams)) {
     return absl::ResourceExhaustedError(
         absl::StrCat("too many connections from ", Name(hello.from)));
@@ -91,6 +113,7 @@ Status GroupState::Attach(Link* link) {
   Channel* const channel = member.channel.get();
   if (link->dialled()) {
     member.dialling = std::max(0, member.dialling - 1);
+    member.reached = true;
   } else {
     RETURN_IF_ERROR(CheckHello(link->hello()));
   }
@@ -109,7 +132,8 @@ Status GroupState::Attach(Link* link) {
     const bool far = state.ok() && state->rtt_seconds > kLongRoundTripSeconds;
     member.wanted_links = far ? kLongLinks : kShortLinks;
   }
-  if (index < self_) DialDue(&member, index, Now());
+  EndSurplus(index);
+  DialDue(&member, index, Now());
   CheckStanding();
   MarkDirty(index);
   return OkStatus();
@@ -146,10 +170,10 @@ void GroupState::DialFailed(int index, const Status& status) {
   const double now = Now();
   member.dial_at = now + member.backoff_seconds;
   if (joining_ || member.left || member.channel->up()) return;
-  // Its host answers and nobody listens there: the gateway is gone. Who was called until now may be
-  // out of reach for calls, and waits a little for the next one.
-  const bool gone = absl::StrContains(status.message(), "refused") &&
-                    (index < self_ || now - member.down_since > 2 * kCallBackSeconds);
+  // Its host answers and nobody listens there: the gateway is gone. One that no call of ours ever
+  // reached may be out of reach for calls, and has a little time for its own.
+  const bool gone =
+      IsConnectionRefused(status) && (member.reached || now - member.down_since > kCallBackSeconds);
   if (gone) {
     Break(PeerError(index,
                     absl::StrCat("lost ", Name(index), " (", Place(), "): ", status.message())));
@@ -161,7 +185,8 @@ bool GroupState::LinksStand() const {
     const Member& member = members_[index];
     if (member.channel == nullptr) continue;
     const int links = static_cast<int>(member.channel->links().size());
-    if (links < (index < self_ ? std::max(1, member.wanted_links) : 1)) return false;
+    const bool ours = index < self_ && Leads(index, 0);
+    if (links < (ours ? std::max(1, member.wanted_links) : 1)) return false;
   }
   return true;
 }
@@ -182,10 +207,11 @@ Status GroupState::Missing(double waited_seconds) const {
     std::string why = member.last_error;
     if (member.key_refused) {
       why = "it called, but could not prove that it has the view's key";
-    } else if (index > self_) {
-      why = "it has not called";
+    } else if (!CanBeCalled(index)) {
+      missing.push_back(Name(index) + " (it only calls out, and has not called)");
+      continue;
     } else if (why.empty()) {
-      why = "it has not answered";
+      why = "it has neither answered nor called";
     }
     missing.push_back(
         absl::StrCat(Name(index), " at ", group_.members[index].ToString(), " (", why, ")"));
@@ -297,8 +323,10 @@ int GroupState::LinksFor(int index) const {
 
 void GroupState::WantLinks() {
   if (options_.streams > 0 || !plan_.has_value() || plan_->plan.throughput <= 0) return;
-  for (int index = 0; index < self_; ++index) {
-    members_[index].wanted_links = std::max(members_[index].wanted_links, LinksFor(index));
+  for (int index = 0; index < members(); ++index) {
+    Member& member = members_[index];
+    if (member.channel == nullptr) continue;
+    member.wanted_links = std::max(member.wanted_links, LinksFor(index));
   }
 }
 

@@ -120,6 +120,8 @@ class Link {
   std::set<uint64_t> announced;
   bool bye_received = false;
   bool bye_sent = false;
+  double attached = 0;   // when it became one of its channel's links
+  bool surplus = false;  // one too many: to be closed
   // The owner has taken the link off its lists; it is destroyed when the events at hand are done.
   bool dropped = false;
 

@@ -78,6 +78,12 @@ class Cluster {
     return operations;
   }
 
+  // Who talks to member 0 does so through this proxy: nobody else can be called by it.
+  void GoThrough(const Endpoint& proxy) {
+    endpoints.assign(endpoints.size(), Endpoint());
+    endpoints[0] = proxy;
+  }
+
   std::vector<std::unique_ptr<Engine>> engines;
   std::vector<Endpoint> endpoints;  // what the members dial; a test may put a proxy in between
 };

@@ -28,7 +28,7 @@ void ChangeOneByte(uint64_t offset, uint8_t mask) {
   SCOPED_TRACE(absl::StrCat("byte ", offset, ", mask ", mask));
   Cluster cluster(2, 1);
   Proxy proxy(cluster.endpoints[0]);
-  cluster.endpoints[0] = proxy.endpoint();
+  cluster.GoThrough(proxy.endpoint());
   cluster.JoinAll();
   proxy.FlipByte(offset, mask);
   const auto inputs = MakeInputs(2, 200000, 1);
@@ -53,7 +53,7 @@ TEST(WanTampering, AChangedGreetingIsARefusalOfTheKey) {
   for (const uint64_t at : {40, 71}) {  // in the dialler's nonce
     Cluster cluster(2, 1);
     Proxy proxy(cluster.endpoints[0]);
-    cluster.endpoints[0] = proxy.endpoint();
+    cluster.GoThrough(proxy.endpoint());
     proxy.FlipByte(at, 0x10);
     std::thread acceptor(
         [&] { EXPECT_FALSE(cluster.engines[0]->Join(cluster.GroupOf(0), 0.5).ok()); });
@@ -109,7 +109,7 @@ TEST(WanFaults, ConnectionsThatBreakInMidOperationAreMadeAgainAndNobodyNotices) 
 TEST(WanFaults, ConnectionsThatBreakBetweenOperationsAreMadeAgain) {
   Cluster cluster(2);
   Proxy proxy(cluster.endpoints[0]);
-  cluster.endpoints[0] = proxy.endpoint();
+  cluster.GoThrough(proxy.endpoint());
   cluster.JoinAll();
   for (uint64_t id = 1; id <= 3; ++id) {
     ExpectSums(&cluster, id);
@@ -121,7 +121,7 @@ TEST(WanFaults, ConnectionsThatBreakBetweenOperationsAreMadeAgain) {
 TEST(WanFaults, WhatALossyCodecSentIsSentAgainWithTheSameBytes) {
   Cluster cluster(2);
   Proxy proxy(cluster.endpoints[0]);
-  cluster.endpoints[0] = proxy.endpoint();
+  cluster.GoThrough(proxy.endpoint());
   cluster.JoinAll();
   auto data = MakeInputs(2, 3000000, 1);
   std::vector<std::vector<float>> residuals(2, std::vector<float>(3000000));
@@ -157,7 +157,8 @@ TEST(WanFaults, ASilentMemberIsNamedWhileTheOperationWaitsAndMayComeBack) {
   auto engine = Engine::Create(options);
   ASSERT_TRUE(engine.ok());
   cluster.engines[1] = *std::move(engine);
-  cluster.endpoints = {proxy.endpoint(), cluster.engines[1]->endpoint()};
+  cluster.endpoints.resize(2);
+  cluster.GoThrough(proxy.endpoint());
   cluster.JoinAll();
   proxy.HoldDialler(true);
   proxy.HoldAcceptor(true);
@@ -191,7 +192,8 @@ TEST(WanFaults, AMemberThatStaysSilentIsLostAfterTheEnginesPatience) {
   auto engine = Engine::Create(options);
   ASSERT_TRUE(engine.ok());
   cluster.engines.push_back(*std::move(engine));
-  cluster.endpoints = {proxy.endpoint(), cluster.engines[1]->endpoint()};
+  cluster.endpoints.resize(2);
+  cluster.GoThrough(proxy.endpoint());
   cluster.JoinAll();
   proxy.HoldDialler(true);
   proxy.HoldAcceptor(true);
@@ -317,7 +319,7 @@ TEST(WanPriority, WhatIsUrgentOvertakesWhatWaitsForTheSameStream) {
   constexpr size_t kLow = 8 << 20, kHigh = 1 << 19;
   Cluster cluster(2, 1);
   Proxy proxy(cluster.endpoints[0]);
-  cluster.endpoints[0] = proxy.endpoint();
+  cluster.GoThrough(proxy.endpoint());
   cluster.JoinAll();
   std::vector<std::vector<float>> low(2, std::vector<float>(kLow, 1.0f));
   std::vector<std::vector<float>> high(2, std::vector<float>(kHigh, 1.0f));

@@ -2,6 +2,7 @@
 // who are not, and who change nothing for the others.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -80,6 +81,66 @@ TEST(WanJoin, AMemberMayCallBeforeTheOtherListens) {
   EXPECT_TRUE(cluster.engines[0]->Join(cluster.GroupOf(0), 30).ok());
   dialler.join();
   ExpectSums(&cluster, 1);
+}
+
+// An address whose host answers no call: the queue of those who wait to be accepted is full.
+class BlackHole {
+ public:
+  BlackHole() : listener_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+    listen(listener_.get(), 0);
+    for (int i = 0; i < 4; ++i) waiting_.push_back(*StartConnectTcp(endpoint()));
+  }
+  Endpoint endpoint() const { return *LocalEndpoint(listener_); }
+
+ private:
+  Fd listener_;
+  std::vector<Fd> waiting_;
+};
+
+TEST(WanJoin, CallsThatAFirewallSwallowsInOneDirectionDoNotMatterIfTheOthersComeThrough) {
+  for (const int hidden : {0, 1}) {
+    for (const int streams : {1, 3}) {
+      const BlackHole hole;
+      Cluster cluster(2, streams);
+      cluster.endpoints[hidden] = hole.endpoint();
+      cluster.JoinAll();
+      ExpectSums(&cluster, 1);
+      // Who comes through brings the other connections too.
+      while (cluster.engines[0]->Links()[0].connections < streams) std::this_thread::yield();
+      ExpectSums(&cluster, 2);
+    }
+  }
+}
+
+TEST(WanJoin, ARegionThatOnlyCallsOutTakesPart) {
+  for (const int hidden : {0, 1, 2}) {
+    Cluster cluster(3);
+    cluster.endpoints[hidden] = {};
+    cluster.JoinAll();
+    ExpectSums(&cluster, 1);
+  }
+}
+
+TEST(WanJoin, WhereBothCalledNoMoreConnectionsStayThanWereAskedFor) {
+  Cluster cluster(2, 1);
+  for (int64_t view = 1; view <= 20; ++view) {
+    cluster.JoinAll(view);
+    std::vector<std::vector<float>> data(2, std::vector<float>(100000, 1.0f));
+    for (const auto& operation : cluster.StartAll(1, &data, {}, view)) {
+      const auto result = operation->Wait();
+      ASSERT_TRUE(result.ok()) << result.status();
+    }
+    EXPECT_EQ(data[0], std::vector<float>(100000, 2.0f));
+    while (cluster.engines[0]->Links()[0].connections != 1 ||
+           cluster.engines[1]->Links()[0].connections != 1) {
+      std::this_thread::yield();
+    }
+    for (const auto& engine : cluster.engines) engine->Leave({view});
+  }
 }
 
 TEST(WanJoin, MembersMayUseDifferentNumbersOfStreams) {
