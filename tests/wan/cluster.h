@@ -1,10 +1,9 @@
-// Several engines in one process that join over loopback, and the naive reference sum.
+// Several engines in one process that join over loopback.
 #pragma once
 
 #include <gtest/gtest.h>
 #include <time.h>
 
-#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
@@ -12,6 +11,7 @@
 
 #include "base/random.h"
 #include "collectives/wan/engine.h"
+#include "tests/wan/sums.h"
 
 namespace atl::wan {
 
@@ -19,8 +19,8 @@ namespace atl::wan {
 // sanitizer sees no lock around it: read it before there are threads.
 inline const bool kTimeZoneIsRead = (tzset(), true);
 
-inline const char* const kNames[] = {"johor", "oslo",  "batam", "turku",
-                                     "lagos", "quito", "perth", "izmir"};
+inline const char* const kNames[] = {"johor", "oslo",  "batam", "turku", "lagos",
+                                     "quito", "perth", "izmir", "dakar"};
 
 inline std::unique_ptr<Engine> MakeEngine(int streams = 2, int64_t chunk_bytes = 64 << 10,
                                           uint16_t port = 0) {
@@ -99,28 +99,6 @@ inline std::vector<std::vector<float>> MakeInputs(int members, size_t elements, 
     }
   }
   return inputs;
-}
-
-inline std::vector<float> Reference(const std::vector<std::vector<float>>& inputs, Codec codec) {
-  std::vector<float> sum(inputs[0].size()), value(sum.size());
-  std::vector<uint8_t> bytes(EncodedSize(codec, sum.size()));
-  for (size_t member = 0; member < inputs.size(); ++member) {
-    Encode(codec, inputs[member], bytes.data());
-    Decode(codec, bytes.data(), value);
-    if (member == 0) {
-      sum = value;
-    } else {
-      Add(value, sum);
-    }
-  }
-  Encode(codec, sum, bytes.data());
-  Decode(codec, bytes.data(), sum);
-  return sum;
-}
-
-inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() &&
-         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 inline void ExpectSums(Cluster* cluster, uint64_t id, size_t elements = 100000) {
