@@ -384,6 +384,7 @@ LinkReport Channel::Report() {
     // Routes change: the shortest round trip is slowly forgotten.
     base_rtt_ += kBaseMemory * report.queue_seconds;
   }
+  pace_gain_.Observe(report);
   burst_ = false;
   window_rates_.clear();
   window_.clear();

@@ -130,6 +130,8 @@ class Channel {
   double rtt_seconds() const { return rtt_; }
   double min_rtt_seconds() const { return min_rtt_; }
   double paced_rate() const { return pace_ < 1e18 ? pace_ : 0; }
+  // How far above the plan to pace, from the reports so far.
+  double pace_gain() const { return pace_gain_.value(); }
   // Bytes a second that were acknowledged lately.
   double recent_rate() const { return recent_rate_; }
 
@@ -177,6 +179,7 @@ class Channel {
   bool lossy_ = false;
 
   double pace_ = 0;  // 0: never told
+  PaceGain pace_gain_;
   size_t use_ = kMaxStreams;
   double sampled_at_ = 0;
   double busy_since_ = 0;  // 0: not busy

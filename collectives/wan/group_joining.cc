@@ -307,7 +307,7 @@ void GroupState::PaceLinks() {
     if (options_.streams == 0 && plan.throughput > 0) {
       channel->UseLinks(channel->lossy() ? kMaxStreams : std::max(kLeastLinks, LinksFor(index)));
     }
-    channel->Pace(plan.throughput > 0 ? std::max(kLeastPace, rate * kPacingGain)
+    channel->Pace(plan.throughput > 0 ? std::max(kLeastPace, rate * channel->pace_gain())
                                       : std::numeric_limits<double>::infinity());
   }
 }

@@ -98,21 +98,23 @@ void RunFluid(const LinkMatrix& truth, double most_seconds, std::vector<FluidFlo
 }
 
 double RunOperation(const LinkMatrix& truth, const TreePlan& plan, double bytes, double noise,
-                    Draws& draws, std::vector<LinkReport>* reports) {
+                    Draws& draws, std::vector<PaceGain>* gains, std::vector<LinkReport>* reports) {
   const int n = truth.members();
+  gains->resize(n * n);
   const std::vector<double> loads = EdgeLoads(plan);
   std::vector<FluidFlow> flows;
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j < n; ++j) {
       const double load = loads[i * n + j];
       if (load <= 0) continue;
-      flows.push_back({i, j, load * bytes, load * plan.throughput * kPacingGain});
+      flows.push_back({i, j, load * bytes, load * plan.throughput * (*gains)[i * n + j].value()});
     }
   }
   RunFluid(truth, kInfinity, flows);
   double seconds = 0;
   for (const FluidFlow& flow : flows) seconds = std::max(seconds, flow.seconds);
   Report(truth, flows, noise, draws, reports);
+  for (const LinkReport& report : *reports) (*gains)[report.from * n + report.to].Observe(report);
   return seconds;
 }
 

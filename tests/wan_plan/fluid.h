@@ -27,10 +27,11 @@ struct FluidFlow {
 // Until every flow has sent its bytes, or `most_seconds` are over (bytes then says what was sent).
 void RunFluid(const LinkMatrix& truth, double most_seconds, std::vector<FluidFlow>& flows);
 
-// One all-reduce by the plan, paced at the plan's throughput times kPacingGain: its seconds, and
-// reports whose rates are off by `noise` (a standard deviation, as a share).
+// One all-reduce by the plan, paced at the plan's throughput times the senders' gains (by from x
+// members + to; they learn from it): its seconds, and reports whose rates are off by `noise` (a
+// standard deviation, as a share).
 double RunOperation(const LinkMatrix& truth, const TreePlan& plan, double bytes, double noise,
-                    Draws& draws, std::vector<LinkReport>* reports);
+                    Draws& draws, std::vector<PaceGain>* gains, std::vector<LinkReport>* reports);
 // These send, (from, to), as fast as it goes, for a second.
 void RunProbe(const LinkMatrix& truth, const std::vector<std::pair<int, int>>& pairs, double noise,
               Draws& draws, std::vector<LinkReport>* reports);

@@ -92,21 +92,29 @@ TEST(LinkModel, ASingleOutlierMovesLittleASecondWordIsBelieved) {
   EXPECT_NEAR(model.matrix().rate(0, 1), 4 * kMbit, 1);
 }
 
-TEST(LinkModel, ALimitThatIsKeptUpWithGrowsMoreWithEveryTime) {
+TEST(LinkModel, ALinkThatKeepsUpIsPacedHigherEveryTimeAndBelievedToBeWhatItCarried) {
   LinkModel model(Names(2));
+  PaceGain gain;
+  EXPECT_EQ(gain.value(), kPacingGain);
   model.Observe({Report(0, 1, 100, 0), Report(1, 0, 100, 0)});
   double before = std::min(model.matrix().up[0], model.matrix().rate(0, 1)) / kMbit;
   EXPECT_NEAR(before, 100, 1e-6);
-  double growth = 1;
-  for (int i = 0; i < 5; ++i) {
-    const double paced = before * kPacingGain;
-    model.Observe({Report(0, 1, paced, paced), Report(1, 0, 100, paced)});
+  double last_gain = 1;
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_GT(gain.value(), last_gain);
+    last_gain = gain.value();
+    const double paced = before * gain.value();
+    const LinkReport report = Report(0, 1, paced, paced);
+    gain.Observe(report);
+    model.Observe({report, Report(1, 0, 100, paced)});
     const double now = std::min(model.matrix().up[0], model.matrix().rate(0, 1)) / kMbit;
-    EXPECT_GT(now / before, growth);
-    growth = now / before;
+    EXPECT_GT(now, before);
+    EXPECT_LE(now, paced * (1 + 1e-9));
     before = now;
   }
   EXPECT_GT(before, 250);
+  gain.Observe(Report(0, 1, before / 2, before * gain.value()));
+  EXPECT_EQ(gain.value(), kPacingGain);
 }
 
 TEST(LinkModel, ALimitWhoseQueueFillsDoesNotGrow) {
@@ -164,11 +172,12 @@ TEST(LinkModel, TheSameReportsGiveTheSameBelief) {
     const LinkMatrix truth = RandomLinks(LinksKind::kLinesAndPairs, 6, 3);
     LinkModel model(truth.names);
     Draws draws(9);
+    std::vector<PaceGain> gains;
     for (int op = 0; op < 5; ++op) {
       std::vector<LinkReport> reports;
       const StatusOr<TreePlan> plan = MakePlan(model.matrix(), {kBytes});
       EXPECT_TRUE(plan.ok()) << plan.status();
-      RunOperation(truth, *plan, kBytes, 0.03, draws, &reports);
+      RunOperation(truth, *plan, kBytes, 0.03, draws, &gains, &reports);
       model.Observe(reports);
     }
     return model.matrix();
@@ -227,13 +236,14 @@ double Quality(LinksKind kind, uint64_t seed, const Sea& sea) {
     RunProbe(truth, ProbeRounds(members).back(), sea.noise, draws, &reports);
     model.Observe(reports);
   }
+  std::vector<PaceGain> gains;
   for (int op = 0; op < sea.operations; ++op) {
     if (sea.change && op == sea.operations / 2) sea.change(truth, draws);
     const StatusOr<TreePlan> plan = MakePlan(model.matrix(), {kBytes});
     EXPECT_TRUE(plan.ok()) << plan.status();
     if (!plan.ok()) return 0;
     std::vector<LinkReport> reports;
-    RunOperation(truth, *plan, kBytes, sea.noise, draws, &reports);
+    RunOperation(truth, *plan, kBytes, sea.noise, draws, &gains, &reports);
     std::vector<LinkReport> arrived;
     for (const LinkReport& report : reports) {
       if (!draws.Chance(sea.missing)) arrived.push_back(report);

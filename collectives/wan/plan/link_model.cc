@@ -42,10 +42,9 @@ constexpr double kLonely = 1;
 
 // A limit counts as tried if it carried that share of what is believed.
 constexpr double kTried = 0.93;
-// What is believed beyond what was carried, by the number of times in a row that it kept up. A
-// wrong guess costs that share of one operation's time: small at first; but a line that has become
-// three times as fast is found in six operations.
-constexpr double kGrowth[] = {0, 0.03, 0.08, 0.2, 0.4, 0.8};
+// PaceGain by the number of operations in a row in which a link kept up. A wrong guess queues, and
+// drops when the queue is full, for one operation: small at first.
+constexpr double kGains[] = {kPacingGain, 1.06, 1.12, 1.25, 1.45, 1.85};
 // By a single flow's word the belief moves that share of the way, at first.
 constexpr double kFirstDoubt = 0.4;
 // A smaller change may be chance: the belief is a mean that moves by that share each time.
@@ -65,7 +64,32 @@ bool Good(const LinkReport& report, int members) {
          number(report.paced_rate) && number(report.rtt_seconds) && number(report.queue_seconds);
 }
 
+// Of an operation's report.
+bool Says(const LinkReport& report) {
+  return report.reachable && report.busy_seconds >= kLeastBusySeconds;
+}
+
+bool FellShort(const LinkReport& report) {
+  return report.paced_rate <= 0 ||
+         report.acked_bytes < kShort * report.paced_rate * report.busy_seconds;
+}
+
+bool KeptUp(const LinkReport& report) {
+  if (FellShort(report)) return false;
+  return report.rtt_seconds > 0
+             ? report.queue_seconds <= kQueueSeconds
+             : report.acked_bytes >= kKeptUp * report.paced_rate * report.busy_seconds;
+}
+
 }  // namespace
+
+double PaceGain::value() const { return kGains[kept_up_]; }
+
+void PaceGain::Observe(const LinkReport& report) {
+  if (!Says(report) || report.paced_rate <= 0) return;
+  const int last = static_cast<int>(std::size(kGains)) - 1;
+  kept_up_ = KeptUp(report) ? std::min(kept_up_ + 1, last) : 0;
+}
 
 struct LinkModel::Flow {
   int limits[3];  // up, pair, down
@@ -82,17 +106,15 @@ class LinkModel::Round {
   Round(LinkModel& model, const std::vector<LinkReport>& reports)
       : model_(model), uses_(model.limits_.size()), carried_(model.limits_.size(), 0.0) {
     for (const LinkReport& report : reports) {
-      if (!report.reachable || report.busy_seconds < kLeastBusySeconds) continue;
+      if (!Says(report)) continue;
       Flow flow;
       flow.limits[0] = model.UpOf(report.from);
       flow.limits[1] = model.PairOf(report.from, report.to);
       flow.limits[2] = model.DownOf(report.to);
       flow.rate = report.acked_bytes / report.busy_seconds;
       flow.paced = report.paced_rate;
-      flow.fell_short = flow.paced <= 0 || flow.rate < kShort * flow.paced;
-      flow.kept_up =
-          !flow.fell_short && (report.rtt_seconds > 0 ? report.queue_seconds <= kQueueSeconds
-                                                      : flow.rate >= kKeptUp * flow.paced);
+      flow.fell_short = FellShort(report);
+      flow.kept_up = KeptUp(report);
       for (const int l : flow.limits) {
         uses_[l].push_back(static_cast<int>(flows_.size()));
         carried_[l] += flow.rate;
@@ -205,7 +227,6 @@ class LinkModel::Round {
 
   // Whether the limit is clearly lower than was believed.
   bool Meet(Limit& limit, double carried, int flows) {
-    limit.kept_up = 0;
     limit.unused = 0;
     double& belief = *limit.belief;
     if (std::isinf(belief)) {
@@ -235,23 +256,14 @@ class LinkModel::Round {
     for (const int f : uses_[l]) {
       all_kept_up = all_kept_up && flows_[f].kept_up;
     }
-    if (carried < kTried * belief) {
-      limit.kept_up = 0;
-      return;
-    }
-    limit.kept_up = all_kept_up ? limit.kept_up + 1 : 0;
-    const int last = static_cast<int>(std::size(kGrowth)) - 1;
-    const double growth = kGrowth[std::min(limit.kept_up, last)];
-    if (growth <= 0) {
-      belief += kMemory * (carried - belief);
-    } else {
-      belief = std::max(belief, carried * (1 + growth));
-    }
+    if (carried < kTried * belief || (carried < belief && all_kept_up)) return;
+    // A small change may be chance.
+    const bool large = carried > belief * (1 + kSmallChange);
+    belief += (large ? 1 : kMemory) * (carried - belief);
   }
 
   void Forget(Limit& limit) {
     limit.doubted = false;
-    limit.kept_up = 0;
     if (++limit.unused > kUnusedBeforeForgetting) *limit.belief *= 1 + kForgetting;
   }
 

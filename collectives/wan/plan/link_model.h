@@ -7,6 +7,9 @@
 // it met follows from who else fell short: all of a sender's links - its up; all links into a
 // receiver - its down; else the pair. Estimates move quickly down when several reports agree, are
 // not moved by single outliers, and are the same function of the same reports in the same order.
+// Only what was carried is believed; what more there may be is found by senders that pace above the
+// plan (PaceGain), because a belief that is only hoped for moves shares, and costs time wherever it
+// is wrong.
 //
 // In steps, for the reports of one operation:
 // 1. What every up, down and pair carried: the sum of its flows' rates.
@@ -17,8 +20,7 @@
 //    another one met its limit elsewhere.
 // 3. A full limit is what it carried: at once if several flows say so or for the second time, else
 //    part of the way.
-// 4. A limit that carried what was believed, with flows that kept up, grows: a little at first,
-//    more with every time in a row. Any limit is at least what it carried.
+// 4. A limit that is not full is at least what it carried.
 // 5. What was not used for long is slowly forgotten, so that it is tried again some day.
 //
 // Pure; thread rule: one thread at a time.
@@ -32,11 +34,11 @@
 
 namespace atl::wan {
 
-// Senders pace at the plan's rate times that. More than 1, for two reasons: an estimate that is a
-// little low costs nothing, and a link that could carry more shows it by keeping up. Not much more,
-// because what is too much queues in the slowest router: 3% too much are 30 ms of queue a second,
-// which a line with 100 ms of queue takes for three seconds before it drops; at 10% it drops after
-// one.
+// Senders pace at the plan's rate times a PaceGain, which begins at that. More than 1, for two
+// reasons: an estimate that is a little low costs nothing, and a link that could carry more shows it
+// by keeping up. Not much more, because what is too much queues in the slowest router: 3% too much
+// are 30 ms of queue a second, which a line with 100 ms of queue takes for three seconds before it
+// drops; at 10% it drops after one.
 inline constexpr double kPacingGain = 1.03;
 
 struct LinkReport {
@@ -49,6 +51,19 @@ struct LinkReport {
   double rtt_seconds = 0;    // the smallest that was seen, 0: unknown
   double queue_seconds = 0;  // the typical RTT above the smallest
   bool reachable = true;
+};
+
+// How far above the plan a sender paces its link to one peer: more with every operation in a row
+// in which the link kept up, so that a line that has become three times as fast is found in six of
+// them; kPacingGain again as soon as it did not. The shares stay as planned meanwhile.
+class PaceGain {
+ public:
+  double value() const;
+  // The link's report of an operation; one that says nothing of its rate changes nothing.
+  void Observe(const LinkReport& report);
+
+ private:
+  int kept_up_ = 0;  // operations in a row
 };
 
 // Whom everybody sends to in each round of a probe, a fraction of a second a round, not paced:
@@ -80,7 +95,6 @@ class LinkModel {
   struct Limit {
     double* belief = nullptr;  // in matrix_; infinity: nothing is known
     double proven = 0;         // what it carried not long ago
-    int kept_up = 0;           // operations in a row
     int unused = 0;            // operations in a row
     bool doubted = false;      // fell short once, by the word of a single flow
   };
