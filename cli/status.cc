@@ -24,6 +24,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr double kStaleSeconds = 5;
+// A link that has been silent for less is one that had nothing to say.
+constexpr double kSilentSeconds = 2.5;
 
 struct RunStatus {
   std::string run_dir;
@@ -173,8 +175,37 @@ std::string RegionTable(const RunStatus& status) {
   return text;
 }
 
+// A line a link: what each region sends to each other one, as its last heartbeat said.
+std::string LinkTable(const RunStatus& status) {
+  const auto regions = status.summary.find("regions");
+  if (regions == status.summary.end() || !regions->is_array()) return "";
+  std::string text;
+  for (const Json& region : *regions) {
+    const auto links = region.is_object() ? region.find("links") : region.end();
+    if (!region.is_object() || links == region.end() || !links->is_array()) continue;
+    for (const Json& link : *links) {
+      if (!link.is_object()) continue;
+      const double rate = NumberOr(link, "up_bytes_per_second", 0);
+      const double rtt = NumberOr(link, "rtt_seconds", 0);
+      const double silent = NumberOr(link, "silent_seconds", 0);
+      absl::StrAppendFormat(
+          &text, " %-29s %12s %9s %8.3f%% %11s %6.0f  %s\n",
+          absl::StrCat(TextOr(region, "name", "?"), " -> ", TextOr(link, "region", "?")),
+          rate > 0 ? FormatRate(8 * rate) : "-", rtt > 0 ? FormatDuration(rtt) : "-",
+          100 * NumberOr(link, "retransmitted", 0), FormatBytes(NumberOr(link, "bytes_sent", 0)),
+          NumberOr(link, "connections", 0),
+          silent >= kSilentSeconds ? absl::StrCat("silent for ", FormatDuration(silent)) : "");
+    }
+  }
+  if (text.empty()) return "";
+  return absl::StrFormat(" %-29s %12s %9s %9s %11s %6s  %s\n", "LINK", "UP", "RTT", "LOSS", "SENT",
+                         "CONNS", "WHY") +
+         text;
+}
+
 std::string ToText(const RunStatus& status, const Output& output) {
-  std::string text = Headline(status, output) + LossLine(status) + RegionTable(status);
+  std::string text =
+      Headline(status, output) + LossLine(status) + RegionTable(status) + LinkTable(status);
   const double checkpoint = NumberOr(status.summary, "last_checkpoint", 0);
   absl::StrAppend(&text, " checkpoint  ",
                   checkpoint > 0

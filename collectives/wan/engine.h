@@ -76,7 +76,10 @@ struct LinkStatus {
   std::string name;
   int connections = 0;
   double rtt_seconds = 0;
+  int64_t bytes_sent = 0;       // that have reached the peer since the group was joined
   double bytes_per_second = 0;  // acknowledged over about the last second
+  double sending_rate = 0;      // bytes/s over about the last half minute of sending
+  double retransmitted = 0;     // share of the bytes of that time that were sent again
   double paced_rate = 0;        // bytes/s; 0: not paced
   double silent_seconds = 0;
 };

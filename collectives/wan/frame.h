@@ -36,7 +36,7 @@ inline constexpr size_t kHeaderSize = 40;
 inline constexpr int kMaxMembers = 1024;
 inline constexpr int kMaxStreams = 64;
 // No frame carries more, whatever the operation: bounds what a connection may make us allocate.
-inline constexpr size_t kMaxPayload = 4 << 20;
+inline constexpr size_t kMaxPayload = kMaxChunkBytes;
 inline constexpr size_t kMaxReason = 512;
 inline constexpr size_t kMaxPlanBytes = 32 + kMaxTrees * (8 + 4 * kMaxMembers);
 inline constexpr size_t kMaxAckRanges = 64;

@@ -185,6 +185,7 @@ void Core::Dispatch(RegionEntry& entry, const pb::LeaderMessage& message) {
     case pb::LeaderMessage::kCheckpoint:
       return OnCheckpoint(entry, message.checkpoint());
     case pb::LeaderMessage::kHeartbeat:
+      entry.TakeLinks(message.heartbeat().links(), order_);
       return entry.Progress(
           message.heartbeat().doing(), 0,
           message.heartbeat().has_phases() ? &message.heartbeat().phases() : nullptr);

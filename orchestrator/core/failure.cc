@@ -24,6 +24,16 @@ std::string While(const std::string& doing) {
 void Core::OnFault(RegionEntry& entry, const pb::Fault& fault) {
   if (!entry.IsLive()) return;
   const bool before_view = state_ == JobState::kWaiting;
+  const auto blamed = regions_.find(fault.blames());
+  if (state_ == JobState::kStopping && blamed != regions_.end() && blamed->second.left &&
+      blamed->second.left->round() < view_.first_round()) {
+    // A stop came while regions were connecting: that one left before the first round, and this
+    // one, which was connected already, missed it in the first all-reduce. Nothing is lost.
+    pb::Left left;
+    left.set_round(view_.first_round() - 1);
+    left.set_exit_code(kStoppedCleanly);
+    return OnLeft(entry, left);
+  }
   entry.fault = fault;
   entry.Progress(fault.doing(), 0, nullptr);
   entry.Enter(RegionState::kFailed, fault.what(), now_);

@@ -57,6 +57,8 @@ struct RegionRecord {
   std::string digest;
   uint64_t next_sequence = 1;  // reports below it are handled
   pb::PhaseSeconds phases;
+  // As the last heartbeat said. Not stored: the next one says it again.
+  std::vector<pb::WanLink> links;
   std::optional<pb::Ready> ready;  // only in the record that brings a new one
 };
 

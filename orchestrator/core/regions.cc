@@ -38,6 +38,7 @@ void RegionEntry::Begin(const pb::Hello& hello, double now) {
   round_ = 0;
   digest_.clear();
   phases_.Clear();
+  links_.clear();
   ready.reset();
   unusable_checkpoints.clear();
   checkpoint_failure.clear();
@@ -86,6 +87,20 @@ void RegionEntry::Progress(const std::string& doing, int64_t round,
   if (phases != nullptr) phases_ = *phases;
 }
 
+void RegionEntry::TakeLinks(const google::protobuf::RepeatedPtrField<pb::WanLink>& links,
+                            const std::vector<std::string>& regions) {
+  // A heartbeat between views has none: the last known ones stay, for who asks afterwards.
+  if (links.empty()) return;
+  links_.clear();
+  for (const std::string& region : regions) {
+    if (region == name_) continue;
+    const auto link = std::find_if(links.begin(), links.end(), [&](const pb::WanLink& each) {
+      return each.region() == region;
+    });
+    if (link != links.end()) links_.push_back(*link);
+  }
+}
+
 void RegionEntry::Report(const pb::RoundReport& report) {
   if (report.round() >= round_) digest_ = report.digest();
   Progress("", report.round(), report.has_phases() ? &report.phases() : nullptr);
@@ -109,6 +124,7 @@ RegionRecord RegionEntry::ToRecord() const {
   record.digest = digest_;
   record.next_sequence = next_sequence_;
   record.phases = phases_;
+  record.links = links_;
   return record;
 }
 

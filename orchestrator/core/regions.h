@@ -50,6 +50,9 @@ class RegionEntry {
   // Takes a message in; returns those whose turn it is, in order.
   std::vector<pb::LeaderMessage> Admit(const pb::LeaderMessage& message);
   void Progress(const std::string& doing, int64_t round, const pb::PhaseSeconds* phases);
+  // Its lines to other regions; what is not of `regions`, or comes twice, is left out.
+  void TakeLinks(const google::protobuf::RepeatedPtrField<pb::WanLink>& links,
+                 const std::vector<std::string>& regions);
   void Report(const pb::RoundReport& report);
 
   RegionRecord ToRecord() const;
@@ -75,6 +78,7 @@ class RegionEntry {
   int64_t round_ = 0;
   std::string digest_;
   pb::PhaseSeconds phases_;
+  std::vector<pb::WanLink> links_;
 };
 
 // "a", "a and b", "a, b and c".

@@ -1,6 +1,7 @@
 #include "orchestrator/store/summary.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "absl/time/time.h"
@@ -25,6 +26,25 @@ Json PhasesToJson(const pb::PhaseSeconds& phases) {
 double SumOf(const pb::PhaseSeconds& phases) {
   return phases.idle() + phases.compute() + phases.encode() + phases.wan() + phases.wait() +
          phases.checkpoint() + phases.restart();
+}
+
+Json NumberOrNull(double number) {
+  return std::isfinite(number) && number > 0 ? Json(number) : Json(nullptr);
+}
+
+Json LinksToJson(const std::vector<pb::WanLink>& links) {
+  Json json = Json::array();
+  for (const pb::WanLink& link : links) {
+    json.push_back(
+        {{"region", link.region()},
+         {"connections", link.connections()},
+         {"bytes_sent", link.bytes_sent()},
+         {"up_bytes_per_second", NumberOrNull(link.up_rate())},
+         {"rtt_seconds", NumberOrNull(link.rtt_seconds())},
+         {"retransmitted", std::isfinite(link.retransmitted()) ? link.retransmitted() : 0},
+         {"silent_seconds", std::isfinite(link.silent_seconds()) ? link.silent_seconds() : 0}});
+  }
+  return json;
 }
 
 Json TimeOrNull(double time) { return time > 0 ? Json(TimeToText(time)) : Json(nullptr); }
@@ -140,6 +160,7 @@ std::string Summary::ToJson(double now) const {
                        {"host", region.host},
                        {"accelerator", region.accelerator},
                        {"wan_bytes_sent", totals.wan_bytes_sent},
+                       {"links", LinksToJson(region.links)},
                        {"phases", PhasesToJson(region.phases)}});
   }
   // Regions of former runs took part as well.

@@ -30,25 +30,36 @@ class StatusTest : public testing::Test {
     std::ofstream(directory_ + "/" + name) << text;
   }
   void WriteJob(const std::string& state, const std::string& reason) {
-    const nlohmann::json summary = {{"job", "kjv"},
-                                    {"state", state},
-                                    {"reason", reason},
-                                    {"rounds_committed", 7},
-                                    {"rounds_total", 40},
-                                    {"tokens", 11000},
-                                    {"train_loss_first", 5.5},
-                                    {"train_loss_last", 2.5},
-                                    {"validation_loss", nullptr},
-                                    {"last_checkpoint", 5},
-                                    {"updated", "2026-05-04T12:00:00.000Z"},
-                                    {"regions",
-                                     {{{"name", "oslo"},
-                                       {"state", "training"},
-                                       {"workers", 2},
-                                       {"tokens", 11000},
-                                       {"round", 7},
-                                       {"why", ""},
-                                       {"doing", "train step 3/30"}}}}};
+    const nlohmann::json summary = {
+        {"job", "kjv"},
+        {"state", state},
+        {"reason", reason},
+        {"rounds_committed", 7},
+        {"rounds_total", 40},
+        {"tokens", 11000},
+        {"train_loss_first", 5.5},
+        {"train_loss_last", 2.5},
+        {"validation_loss", nullptr},
+        {"last_checkpoint", 5},
+        {"updated", "2026-05-04T12:00:00.000Z"},
+        {"regions",
+         {{{"name", "oslo"},
+           {"state", "training"},
+           {"workers", 2},
+           {"tokens", 11000},
+           {"round", 7},
+           {"why", ""},
+           {"doing", "train step 3/30"},
+           {"links",
+            {{{"region", "johor"},
+              {"connections", 8},
+              {"bytes_sent", 3 << 20},
+              {"up_bytes_per_second", 2.5e7},
+              {"rtt_seconds", 0.08},
+              {"retransmitted", 0.002},
+              {"silent_seconds", 0.1}},
+             {{"region", "batam"}, {"rtt_seconds", nullptr}, {"silent_seconds", 4.5}},
+             "nonsense"}}}}}};
     Write("summary.json", summary.dump());
     Write("rounds.jsonl",
           R"({"round":7,"train_loss":2.5,"tokens":1000,"seconds":2,"wan_seconds":0.5})"
@@ -88,6 +99,18 @@ TEST_F(StatusTest, AJobThatIsOverSaysSo) {
                     HasSubstr("all rounds are committed"), HasSubstr("train 2.5 (first 5.5)"),
                     HasSubstr("wan 25%"), HasSubstr("oslo"), HasSubstr("round 5, complete"),
                     HasSubstr("view 1 begins")));
+}
+
+TEST_F(StatusTest, EachLinkHasALine) {
+  WriteJob("done", "all rounds are committed");
+  const auto text = Run(false);
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_THAT(*text,
+              testing::ContainsRegex("oslo -> johor +200 Mbit/s +80 ms +0.200% +3.00 MiB +8 *\n"));
+  EXPECT_THAT(*text, testing::ContainsRegex("oslo -> batam +- +- .*silent for 4.5 s\n"));
+  const auto json = Run(true);
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_EQ(nlohmann::json::parse(*json)["regions"][0]["links"][0]["rtt_seconds"], 0.08);
 }
 
 TEST_F(StatusTest, AJobWhoseOrchestratorIsGoneIsInterrupted) {

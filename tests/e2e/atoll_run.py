@@ -149,6 +149,17 @@ class JobTest(unittest.TestCase):
         with open(os.path.join(run_dir, "events.jsonl")) as file:
             return [json.loads(line) for line in file]
 
+    def workers_of(self, run_dir, region):
+        """Pids of the region's workers."""
+        pids = []
+        for pid in processes_of(run_dir):
+            with open(f"/proc/{pid}/cmdline") as file:
+                line = file.read()
+            if (os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "atoll-worker" and
+                    f"--region={region}" in line):
+                pids.append(pid)
+        return pids
+
     def wait_for_rounds(self, run_dir, count):
         wait_until(lambda: len(self.rounds(run_dir)) >= count, f"round {count} in {run_dir}")
 

@@ -69,6 +69,87 @@ class Train(JobTest):
                          [line["digest"] for line in self.rounds(whole)])
         self.assertEqual(self.summary(killed)["tokens"], self.summary(whole)["tokens"])
 
+    def test_with_the_codec_int8_a_killed_run_resumes_to_the_same_bits(self):
+        whole, killed = self.new_dir("whole"), self.new_dir("killed")
+        codec = ("--set", "sync.codec=int8")
+        self.train(whole, *codec)
+        process = self.start(killed, *codec)
+        self.wait_for_rounds(killed, 5)
+        for pid in processes_of(killed):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.wait(timeout=LIMIT)
+        self.assert_nothing_left(killed)
+        self.assertLess(len(self.rounds(killed)), 12, "killed too late to test anything")
+        self.train(killed, "--resume=auto", *codec)
+        self.assertEqual([line["digest"] for line in self.rounds(killed)],
+                         [line["digest"] for line in self.rounds(whole)])
+        saved = os.listdir(os.path.join(whole, "oslo", "checkpoints", "round-000012", "optim"))
+        self.assertIn("residual-00001-of-00001.safetensors", saved)
+
+    def test_a_silent_region_is_named_until_it_speaks_again(self):
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir, "--set", "train.rounds=100000")
+        self.wait_for_rounds(run_dir, 1)
+        (oslo,) = self.workers_of(run_dir, "oslo")
+
+        def johor_does():
+            return self.summary(run_dir)["regions"][0]["doing"]
+
+        os.kill(oslo, signal.SIGSTOP)
+        try:
+            wait_until(lambda: "waiting for oslo, silent for" in johor_does(), "oslo is named")
+        finally:
+            os.kill(oslo, signal.SIGCONT)
+        wait_until(lambda: "silent" not in johor_does(), "oslo is no longer named")
+        links = self.summary(run_dir)["regions"][0]["links"]
+        self.assertEqual([link["region"] for link in links], ["oslo", "batam"])
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=LIMIT), 75, self.output(run_dir))
+        for region in self.summary(run_dir)["regions"]:
+            for link in region["links"]:
+                self.assertGreater(link["connections"], 0)
+        status = subprocess.run([ATOLL, "status", run_dir], capture_output=True, text=True,
+                                timeout=LIMIT, check=True).stdout
+        for line in ("johor -> oslo", "oslo -> johor", "batam -> johor"):
+            self.assertIn(line, status)
+
+    def test_a_term_signal_while_regions_connect_stops_them_at_once(self):
+        run_dir = self.new_dir("run")
+        keys = os.path.join(run_dir, "keys")
+        environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1",
+                           OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", ATOLL_KEYS=keys)
+        command = [ORCHESTRATOR, f"--job={self.job}", "--listen=tcp://127.0.0.1:0",
+                   f"--run_dir={run_dir}", f"--keys={keys}", "--regions=2"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              text=True) as orchestrator:
+            note = os.path.join(run_dir, "orchestrator.json")
+            wait_until(lambda: os.path.exists(note), "the orchestrator listens")
+            with open(note) as file:
+                address = json.load(file)["address"]
+            regions = []
+            for name in ("johor", "oslo"):
+                # Nobody listens at the addresses that they are to call.
+                worker = ["mpirun", "-n", "1", "--oversubscribe", WORKER,
+                          f"--orchestrator={address}", f"--region={name}", f"--run_dir={run_dir}",
+                          "--wan_advertise=127.0.0.2"]
+                regions.append(subprocess.Popen(worker, env=environment, stdin=subprocess.DEVNULL,
+                                                stdout=subprocess.DEVNULL,
+                                                stderr=subprocess.DEVNULL))
+            wait_until(lambda: os.path.exists(os.path.join(run_dir, "summary.json")), "a summary")
+            wait_until(lambda: "waiting for oslo since" in
+                       self.summary(run_dir)["regions"][0]["doing"], "johor waits for oslo")
+            (johor,) = self.workers_of(run_dir, "johor")
+            os.kill(johor, signal.SIGTERM)
+            self.assertEqual([region.wait(timeout=LIMIT) for region in regions], [75, 75],
+                             self.logs(run_dir))
+            self.assertEqual(orchestrator.wait(timeout=LIMIT), 75)
+        summary = self.summary(run_dir)
+        self.assertEqual(summary["state"], "stopped", summary["reason"])
+        self.assertEqual(summary["rounds_committed"], 0)
+
     def test_a_term_signal_stops_cleanly_and_the_next_start_goes_on(self):
         run_dir = self.new_dir("run")
         process = self.start(run_dir)
@@ -97,9 +178,7 @@ class Train(JobTest):
         run_dir = self.new_dir("run")
         process = self.start(run_dir, "--set", "train.rounds=100000")
         self.wait_for_rounds(run_dir, 1)
-        victims = [pid for pid in processes_of(run_dir)
-                   if os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "atoll-worker" and
-                   "--region=oslo" in pathlib.Path(f"/proc/{pid}/cmdline").read_text()]
+        victims = self.workers_of(run_dir, "oslo")
         self.assertEqual(len(victims), 1)
         os.kill(victims[0], signal.SIGKILL)
         self.assertEqual(process.wait(timeout=LIMIT), 1, self.output(run_dir))

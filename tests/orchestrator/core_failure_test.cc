@@ -60,6 +60,27 @@ TEST(CoreFailure, ABlamedRegionsOwnWordsNameTheCause) {
   EXPECT_THAT(core.ended()->reason, HasSubstr("region b: CUDA error"));
 }
 
+TEST(CoreFailure, ARegionThatMissesOneThatStoppedWhileConnectingHasStoppedToo) {
+  CoreDriver core(CoreDriver::TestJob(2));
+  core.AllReady();
+  EXPECT_THAT(core.Left("b", 0, 75), HasSubstr("stop: region b was told to leave"));
+  core.Fault("a", "b left view 1", 1, "b");
+  ASSERT_TRUE(core.ended());
+  EXPECT_EQ(core.ended()->exit_code, 75);
+  EXPECT_THAT(core.ended()->reason, HasSubstr("b was told to leave; round 0 is committed"));
+}
+
+TEST(CoreFailure, ARegionThatMissesOneThatStoppedAfterARoundHasFailed) {
+  CoreDriver core(CoreDriver::TestJob(2));
+  core.AllReady();
+  core.AllRound(1);
+  core.Left("b", 1, 75);
+  core.Fault("a", "b left view 1", 1, "b");
+  core.Advance(6);
+  ASSERT_TRUE(core.ended());
+  EXPECT_EQ(core.ended()->exit_code, 1);
+}
+
 TEST(CoreFailure, ABlamedRegionThatSaysNothingIsNamed) {
   CoreDriver core(CoreDriver::TestJob(3));
   core.AllReady();

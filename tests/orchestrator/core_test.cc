@@ -14,6 +14,32 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
+TEST(CoreLinks, AHeartbeatsLinksAreKeptOncePerOtherRegionAndNothingElseIs) {
+  CoreDriver core(CoreDriver::TestJob(2));
+  core.AllReady();
+  pb::LeaderMessage message;
+  message.mutable_heartbeat()->set_doing("inner step 1/2");
+  for (const char* name : {"nobody", "b", "a", "b"}) {
+    pb::WanLink* link = message.mutable_heartbeat()->add_links();
+    link->set_region(name);
+    link->set_rtt_seconds(0.08);
+  }
+  const auto links_of_a = [&] {
+    std::vector<pb::WanLink> links;
+    for (const Record& record : core.records()) {
+      const auto* region = std::get_if<RegionRecord>(&record);
+      if (region != nullptr && region->name == "a") links = region->links;
+    }
+    return links;
+  };
+  core.Message("a", message);
+  ASSERT_EQ(links_of_a().size(), 1u);
+  EXPECT_EQ(links_of_a()[0].region(), "b");
+  EXPECT_EQ(links_of_a()[0].rtt_seconds(), 0.08);
+  core.Heartbeat("a");
+  EXPECT_EQ(links_of_a().size(), 1u) << "a heartbeat without links says nothing new";
+}
+
 TEST(Core, RunsASmallJobFromHelloToDone) {
   CoreDriver core(CoreDriver::TestJob(2, 1));
   EXPECT_EQ(core.Start(),

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -178,6 +179,27 @@ TEST_F(RunFilesTest, FollowTheRecords) {
   EXPECT_EQ(summary["wan_bytes_sent"], 400);
   EXPECT_EQ(summary["compute_utilization"], 0.75);
   EXPECT_EQ(summary["wall_seconds"], 6.0);
+}
+
+TEST_F(RunFilesTest, SummaryHasTheLinksOfTheLastHeartbeat) {
+  Take({Job("training")});
+  RegionRecord region = Region("a", 1);
+  pb::WanLink& link = region.links.emplace_back();
+  link.set_region("b");
+  link.set_connections(4);
+  link.set_bytes_sent(1000);
+  link.set_up_rate(5e7);
+  link.set_retransmitted(std::nan(""));
+  Take({region, Job("done")});
+  const Json links = SummaryFile()["regions"][0]["links"];
+  ASSERT_EQ(links.size(), 1u);
+  EXPECT_EQ(links[0]["region"], "b");
+  EXPECT_EQ(links[0]["connections"], 4);
+  EXPECT_EQ(links[0]["bytes_sent"], 1000);
+  EXPECT_EQ(links[0]["up_bytes_per_second"], 5e7);
+  EXPECT_TRUE(links[0]["rtt_seconds"].is_null()) << "not known";
+  EXPECT_EQ(links[0]["retransmitted"], 0);
+  EXPECT_EQ(SummaryFile()["regions"][1]["links"], Json::array());
 }
 
 TEST_F(RunFilesTest, AgreeWithTheStoreAfterACrashBetweenTransactionAndLines) {

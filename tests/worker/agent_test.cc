@@ -268,6 +268,41 @@ TEST_F(AgentTest, AFailureNamesTheRankThatIsTheCauseNotTheOneThatFollows) {
   EXPECT_EQ(agent_.state(), State::kFailed);
 }
 
+TEST_F(AgentTest, AStopWhileConnectingGivesTheViewUpAndLeavesAtOnce) {
+  agent_.Start(now_);
+  Welcome();
+  Answer();
+  Message(View(1));
+  ASSERT_EQ(agent_.state(), State::kEntering);
+  AgentActions actions = agent_.OnStopRequested("SIGTERM", ++now_);
+  EXPECT_TRUE(actions.abandon_view);
+  EXPECT_FALSE(actions.exit.has_value()) << "the ranks still answer";
+  pb::RegionAnswer abandoned;
+  abandoned.set_error("while connecting: the view was given up");
+  abandoned.set_interrupted(true);
+  actions = Answer(abandoned);
+  ASSERT_EQ(actions.send.size(), 1u);
+  EXPECT_EQ(actions.send[0].left().exit_code(), 75);
+  EXPECT_EQ(actions.send[0].left().round(), 0);
+  ASSERT_TRUE(actions.exit.has_value());
+  EXPECT_EQ(actions.exit->code, ExitCode::kStoppedCleanly);
+  EXPECT_FALSE(actions.exit->is_cause);
+}
+
+TEST_F(AgentTest, AStopThatComesWhenAllAreConnectedWaitsForTheRoundsNotes) {
+  agent_.Start(now_);
+  Welcome();
+  Answer();
+  Message(View(1));
+  agent_.OnStopRequested("SIGTERM", ++now_);
+  Answer(WithDigest(1));
+  ASSERT_EQ(agent_.state(), State::kEvaluating);
+  Answer();
+  const AgentActions actions = Answer();  // trained
+  ASSERT_TRUE(actions.run.has_value());
+  EXPECT_TRUE(actions.run->reduce().note().stop());
+}
+
 TEST_F(AgentTest, AVictimExitsWithTheJobsCodeAndSaysThatItIsNoCause) {
   EnterFirstRound();
   Answer();

@@ -102,6 +102,30 @@ TEST_F(RegionRounds, AResumedRunContinuesWithTheSameBits) {
   }
 }
 
+TEST_F(RegionRounds, WithAnIntCodecAResumedRunContinuesWithTheSameBits) {
+  job_.mutable_checkpoint()->set_every(2);
+  for (const auto method : {pb::Sync::DILOCO, pb::Sync::EVERY_STEP}) {
+    for (const auto codec : {pb::Sync::INT8, pb::Sync::INT4}) {
+      job_.mutable_sync()->set_method(method);
+      job_.mutable_sync()->set_codec(codec);
+      const HarnessResult whole = Run({2, 1});
+      HarnessOptions options;
+      options.job = job_;
+      options.workers = {2, 1};
+      options.run_dir = directory_;
+      options.checkpoint_of_round = "round-000002";
+      options.first_round = 3;
+      const HarnessResult rest = RunRegions(options);
+      ASSERT_EQ(rest.error, "");
+      ASSERT_EQ(rest.digests.size(), 2u);
+      EXPECT_EQ(rest.digests[0], whole.digests[2]);
+      EXPECT_EQ(rest.digests[1], whole.digests[3]);
+      std::filesystem::remove_all(directory_ + "/region-0");
+      std::filesystem::remove_all(directory_ + "/region-1");
+    }
+  }
+}
+
 TEST_F(RegionRounds, ACheckpointLoadsIntoOtherWorkerCounts) {
   job_.mutable_checkpoint()->set_every(2);
   const HarnessResult whole = Run({2, 1});

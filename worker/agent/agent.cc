@@ -53,12 +53,14 @@ pb::LeaderMessage Agent::Greeting() const {
   return message;
 }
 
-pb::LeaderMessage Agent::Heartbeat(const std::string& doing, const pb::PhaseSeconds& phases) const {
+pb::LeaderMessage Agent::Heartbeat(const std::string& doing, const pb::PhaseSeconds& phases,
+                                   const std::vector<pb::WanLink>& links) const {
   pb::LeaderMessage message;
   message.set_attempt(options_.hello.attempt());
   message.mutable_heartbeat()->set_round(round_);
   message.mutable_heartbeat()->set_doing(doing);
   *message.mutable_heartbeat()->mutable_phases() = phases;
+  for (const pb::WanLink& link : links) *message.mutable_heartbeat()->add_links() = link;
   return message;
 }
 
@@ -194,17 +196,23 @@ AgentActions Agent::OnStopRequested(const std::string& reason, double now) {
     return actions;
   stop_reason_ = reason;
   if (state_ == State::kGreeting || state_ == State::kSettingUp || state_ == State::kWaiting) {
-    pb::LeaderMessage message;
-    message.mutable_left()->set_exit_code(static_cast<int>(ExitCode::kStoppedCleanly));
-    message.mutable_left()->set_round(round_);
-    Report(std::move(message), now, &actions);
-    Exit(ExitCode::kStoppedCleanly, absl::StrCat("stopped before the first round: ", reason), false,
-         &actions);
+    LeaveBeforeFirstRound(now, &actions);
     return actions;
   }
+  // Some other region may never come. If all have come by now, the round's notes tell them.
+  if (state_ == State::kEntering) actions.abandon_view = true;
   actions.say.push_back(
       absl::StrCat("stopping after round ", std::max(round_, view_.first_round()), ": ", reason));
   return actions;
+}
+
+void Agent::LeaveBeforeFirstRound(double now, AgentActions* actions) {
+  pb::LeaderMessage message;
+  message.mutable_left()->set_exit_code(static_cast<int>(ExitCode::kStoppedCleanly));
+  message.mutable_left()->set_round(round_);
+  Report(std::move(message), now, actions);
+  Exit(ExitCode::kStoppedCleanly, absl::StrCat("stopped before the first round: ", *stop_reason_),
+       false, actions);
 }
 
 AgentActions Agent::OnLink(Link link, const std::string& text, double now) {
@@ -257,6 +265,12 @@ AgentActions Agent::OnAnswers(const std::vector<pb::RegionAnswer>& answers, doub
   for (const pb::RegionAnswer& answer : answers) {
     if (answer.stop_requested() && !stop_reason_)
       stop_reason_ = "a worker of this region got a signal";
+  }
+  if (state_ == State::kEntering && stop_reason_ &&
+      std::any_of(answers.begin(), answers.end(),
+                  [](const pb::RegionAnswer& answer) { return answer.interrupted(); })) {
+    LeaveBeforeFirstRound(now, &actions);
+    return actions;
   }
   if (state_ == State::kEntering && next_view_) {
     Enter(pb::View(*next_view_), &actions);

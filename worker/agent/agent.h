@@ -7,6 +7,7 @@
 //   kSettingUp   command SetUp           answers: Ready is sent -> kWaiting
 //   kWaiting     for a view              View -> kEntering
 //   kEntering    command EnterView       well -> kEvaluating (before round 1), kTraining
+//                                        a stop: abandon it; if that came before all stood -> kOver
 //                                        checkpoint unusable: Ready with the reason -> kWaiting
 //                                        a newer View: abandon this one, then -> kEntering
 //   kTraining    command TrainRound      answers -> kReducing
@@ -52,7 +53,8 @@ struct AgentExit {
 struct AgentActions {
   std::vector<pb::LeaderMessage> send;
   std::optional<pb::RegionCommand> run;
-  // The command under way is EnterView of a view that is no more: give up connecting.
+  // The command under way is EnterView, of a view that is no more or while a stop is wanted: give
+  // up connecting.
   bool abandon_view = false;
   std::optional<AgentExit> exit;
   std::vector<std::string> say;  // for the log: state changes, waits
@@ -88,7 +90,8 @@ class Agent {
   // Call at least once a second.
   AgentActions OnTick(double now);
   // Due every heartbeat_seconds() once greeted.
-  pb::LeaderMessage Heartbeat(const std::string& doing, const pb::PhaseSeconds& phases) const;
+  pb::LeaderMessage Heartbeat(const std::string& doing, const pb::PhaseSeconds& phases,
+                              const std::vector<pb::WanLink>& links = {}) const;
 
   State state() const { return state_; }
   int64_t round() const { return round_; }
@@ -98,6 +101,7 @@ class Agent {
  private:
   pb::LeaderMessage Greeting() const;
   void Report(pb::LeaderMessage message, double now, AgentActions* actions);
+  void LeaveBeforeFirstRound(double now, AgentActions* actions);
   void Run(State state, pb::RegionCommand command, AgentActions* actions);
   void Fail(const std::string& what, ExitCode code, const std::string& blames, double now,
             AgentActions* actions);

@@ -80,8 +80,12 @@ AgentExit Leader::Run(bool* region_ended) {
 
 void Leader::Apply(AgentActions actions) {
   for (const std::string& line : actions.say) LOG(INFO) << line;
-  for (const pb::LeaderMessage& message : actions.send) client_->Send(message);
-  if (actions.abandon_view) worker_->AbandonView();
+  for (const pb::LeaderMessage& message : actions.send) {
+    // The last word on links, for status afterwards; a short job has had no heartbeat yet.
+    if (message.has_left()) client_->Send(CurrentHeartbeat());
+    client_->Send(message);
+  }
+  if (actions.abandon_view) worker_->AbandonView(agent_.view().id());
   if (actions.run) Submit(*std::move(actions.run));
   if (actions.exit && !exit_) exit_ = std::move(actions.exit);
 }
@@ -90,7 +94,11 @@ void Leader::SendHeartbeat(double now) {
   if (now - heartbeat_at_ < agent_.heartbeat_seconds() || agent_.state() == Agent::State::kGreeting)
     return;
   heartbeat_at_ = now;
-  client_->Send(agent_.Heartbeat(worker_->doing(), worker_->phases()));
+  client_->Send(CurrentHeartbeat());
+}
+
+pb::LeaderMessage Leader::CurrentHeartbeat() const {
+  return agent_.Heartbeat(worker_->doing(), worker_->phases(), worker_->links());
 }
 
 void Leader::Submit(pb::RegionCommand command) {

@@ -35,6 +35,7 @@ class Leader {
   void Submit(pb::RegionCommand command);
   bool FinishRegion(ExitCode code);
   void SendHeartbeat(double now);
+  pb::LeaderMessage CurrentHeartbeat() const;
 
   Agent agent_;
   ControlClient* const client_;

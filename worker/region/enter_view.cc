@@ -6,7 +6,7 @@
 //      every worker reads its own slices, the ranks agree that all could, and the region gathers
 //      the parameters;
 //   3. the digest of what is now held goes back to the leader, which compares it with the view's;
-//   4. every lane of this worker joins its group.
+//   4. every lane of this worker joins its group (join_lanes.cc).
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/log.h"
@@ -16,11 +16,6 @@
 
 namespace atl {
 namespace {
-
-// One attempt to connect. A peer may take much longer, loading a large checkpoint: between attempts
-// the ranks ask whether the view still stands. A dead peer is the orchestrator's to notice, which
-// then ends the job or makes another view.
-constexpr double kJoinSeconds = 5;
 
 // Reads elements of one of a checkpoint's sections straight into one of the trainer's vectors.
 Status ReadInto(const checkpoint::Checkpoint& checkpoint, const std::string& section,
@@ -38,9 +33,12 @@ Status RegionWorker::EnterView(const pb::EnterView& command, pb::RegionAnswer* a
   const pb::View& view = command.view();
   Doing(absl::StrCat("entering view ", view.id()));
   if (view_) wan_->Leave(ViewId{view_->view.id()});
+  {
+    MutexLock lock(&mutex_);
+    links_of_others_.clear();
+  }
   view_ = std::make_unique<ViewState>();
   view_->view = view;
-  abandon_view_.store(false);
   for (int member = 0; member < view.members_size(); ++member) {
     if (view.members(member).region() == options_.region) view_->member = member;
   }
@@ -84,51 +82,7 @@ Status RegionWorker::EnterView(const pb::EnterView& command, pb::RegionAnswer* a
   }
   ASSIGN_OR_RETURN(const Digest digest, view_->method->OuterDigest());
   answer->set_digest(digest.Hex());
-  return JoinLanes();
-}
-
-StatusOr<wan::Group> RegionWorker::GroupOfLane(int64_t lane) const {
-  const pb::View& view = view_->view;
-  wan::Group group;
-  group.view = ViewId{view.id()};
-  group.lane = LaneId{lane};
-  group.self = MemberIndex{view_->member};
-  for (const pb::Member& member : view.members()) {
-    ASSIGN_OR_RETURN(const Endpoint endpoint,
-                     Endpoint::Parse(member.gateways(static_cast<int>(lane))));
-    group.members.push_back(endpoint);
-    group.names.push_back(member.region());
-  }
-  std::copy(view.key().begin(), view.key().end(), group.key.begin());
-  return group;
-}
-
-Status RegionWorker::JoinLanes() {
-  const Range own = view_->lanes->LanesOfWorker(control_->rank(), control_->size());
-  int64_t joined = own.begin;
-  for (;;) {
-    Status status;
-    while (joined < own.end && status.ok()) {
-      Doing(absl::StrCat("connecting lane ", joined, " to the other regions"));
-      const auto group = GroupOfLane(joined);
-      status = group.ok() ? wan_->Join(*group, kJoinSeconds) : group.status();
-      if (status.ok()) ++joined;
-    }
-    // '.' joined, '?' not yet, '!' can't be, 'x' the view is no more
-    const char* mine = abandon_view_.load()               ? "x"
-                       : status.ok()                      ? "."
-                       : absl::IsDeadlineExceeded(status) ? "?"
-                                                          : "!";
-    ASSIGN_OR_RETURN(const auto all, control_->AllGatherBytes(mine));
-    std::string marks;
-    for (const std::string& mark : all) marks += mark;
-    if (marks.find_first_not_of('.') == std::string::npos) return OkStatus();
-    if (marks.find('x') != std::string::npos) return absl::CancelledError("the view is no more");
-    if (!status.ok() && mine[0] == '!') return status;
-    if (marks.find('!') != std::string::npos)
-      return absl::UnavailableError("another worker of the region could not connect");
-    LOG(INFO) << "still " << doing() << ": " << status.message();
-  }
+  return JoinLanes(answer);
 }
 
 Status RegionWorker::Load(const pb::View& view) {
@@ -141,6 +95,8 @@ Status RegionWorker::Load(const pb::View& view) {
                                      "; the job's is ", ModelText()));
     }
     RETURN_IF_ERROR(LoadOwnSlices(*checkpoint));
+    if (view.checkpoint_own())
+      RETURN_IF_ERROR(LoadLaneVectors(*checkpoint, view_->method->RegionalVectors()));
     if (view.checkpoint_own() || view_->method->inner_state_replicated())
       return LoadInnerState(*checkpoint);
     LOG(INFO) << "the inner optimizer starts fresh: " << view.checkpoint()
@@ -164,8 +120,14 @@ Status RegionWorker::LoadOwnSlices(const checkpoint::Checkpoint& checkpoint) {
         ReadInto(checkpoint, "model", tensors, slice, *trainer_, Vector::kParameters, slice.begin));
   }
   RETURN_IF_ERROR(view_->method->ResetOuterState());
+  return LoadLaneVectors(checkpoint, view_->method->OuterVectors());
+}
+
+Status RegionWorker::LoadLaneVectors(const checkpoint::Checkpoint& checkpoint,
+                                     const std::vector<LaneVector>& vectors) {
+  const std::vector<checkpoint::TensorSpec> tensors = TensorSpecs();
   const Range own = view_->lanes->LanesOfWorker(control_->rank(), control_->size());
-  for (const LaneVector& vector : view_->method->OuterVectors()) {
+  for (const LaneVector& vector : vectors) {
     if (!checkpoint.HasSection(vector.section)) {
       LOG(WARNING) << checkpoint.path() << " has no " << vector.section << ": it starts at zero";
       continue;

@@ -6,25 +6,19 @@
 #include "base/clock.h"
 #include "base/exit_code.h"
 #include "base/log.h"
+#include "base/units.h"
 #include "proto/model_presets.h"
 #include "worker/region/view_state.h"
 
 namespace atl {
 
 RegionWorker::RegionWorker(RegionWorkerOptions options, Communicator* control)
-    : options_(std::move(options)), control_(control), phases_(Clock::Real()) {}
+    : options_(std::move(options)),
+      control_(control),
+      phases_(Clock::Real()),
+      activity_(Clock::Real(), wan::EngineOptions().patience_seconds) {}
 
 RegionWorker::~RegionWorker() = default;
-
-void RegionWorker::Doing(const std::string& text) {
-  MutexLock lock(&mutex_);
-  doing_ = text;
-}
-
-std::string RegionWorker::doing() const {
-  MutexLock lock(&mutex_);
-  return doing_;
-}
 
 pb::PhaseSeconds RegionWorker::phases() const {
   const auto seconds = phases_.Seconds();
@@ -45,8 +39,9 @@ pb::RegionAnswer RegionWorker::Execute(const pb::RegionCommand& command, bool* m
   const double start = Clock::Real()->MonotonicSeconds();
   const Status status = Run(command, &answer);
   if (!status.ok()) {
-    LOG(ERROR) << "while " << doing() << ": " << status.message();
-    answer.set_error(absl::StrCat("while ", doing(), ": ", status.message()));
+    const std::string error = absl::StrCat("while ", activity_.what(), ": ", status.message());
+    LOG(ERROR) << error;
+    answer.set_error(error);
     answer.set_exit_code(static_cast<int>(ExitCodeOf(status)));
     if (auto region = status.GetPayload(wan::kPeerPayload)) answer.set_blames(std::string(*region));
   }
@@ -55,6 +50,10 @@ pb::RegionAnswer RegionWorker::Execute(const pb::RegionCommand& command, bool* m
   answer.set_seconds(Clock::Real()->MonotonicSeconds() - start);
   answer.set_stop_requested(options_.stop_requested && options_.stop_requested());
   *answer.mutable_phases() = phases();
+  // The leader asks its own engine when it needs to know.
+  if (control_->rank() > 0 && (command.has_enter_view() || command.has_reduce())) {
+    for (pb::WanLink& link : OwnLinks()) *answer.add_links() = std::move(link);
+  }
   return answer;
 }
 
@@ -92,6 +91,19 @@ void RegionWorker::Observe(const std::vector<pb::RegionAnswer>& answers) {
   for (const pb::RegionAnswer& answer : answers) {
     if (answer.notes_size() > 0) notes_.assign(answer.notes().begin(), answer.notes().end());
   }
+  MutexLock lock(&mutex_);
+  for (size_t rank = 0; rank < answers.size(); ++rank) {
+    const auto& links = answers[rank].links();
+    if (!links.empty()) links_of_others_[static_cast<int>(rank)].assign(links.begin(), links.end());
+  }
+}
+
+std::vector<std::string> RegionWorker::OtherRegions() const {
+  std::vector<std::string> names;
+  for (const pb::Member& member : view_->view.members()) {
+    if (member.region() != options_.region) names.push_back(member.region());
+  }
+  return names;
 }
 
 RoundPlan RegionWorker::Plan(int64_t round) const {
@@ -173,7 +185,9 @@ Status RegionWorker::OpenGateway(pb::RegionAnswer* answer) {
   options.chunk_bytes = job_.sync().chunk_bytes();
   options.schedule = ScheduleOf(job_.sync().schedule());
   options.order_stable = job_.sync().reproducible();
+  options.on_silence = [this](const wan::Silence& silence) { activity_.OnSilence(silence); };
   ASSIGN_OR_RETURN(wan_, wan::Engine::Create(options));
+  engine_.store(wan_.get());
   Endpoint gateway = wan_->endpoint();
   if (!options_.wan_advertise.empty()) {
     gateway.host = options_.wan_advertise;
@@ -195,9 +209,20 @@ Status RegionWorker::Train(int64_t round, pb::RegionAnswer* answer) {
 
 Status RegionWorker::Reduce(const pb::ReduceRound& command, pb::RegionAnswer* answer) {
   Doing(absl::StrCat("all-reduce of round ", command.round()));
+  const std::vector<std::string> others = OtherRegions();
+  if (!others.empty()) {
+    activity_.WaitFor(
+        SomeNames(others),
+        absl::StrCat("who is silent for ", FormatDuration(wan::EngineOptions().patience_seconds),
+                     " is lost"));
+  }
   notes_.clear();
   ASSIGN_OR_RETURN(const ReduceResult result,
                    view_->method->Reduce(Plan(command.round()), command.note()));
+  Doing(absl::StrCat("all-reduce of round ", command.round()));
+  if (control_->size() > 1) {
+    activity_.WaitFor("this region's other workers", "the outer step follows");
+  }
   for (const pb::RoundNote& note : result.notes) *answer->add_notes() = note;
   answer->set_wan_bytes_sent(result.bytes_sent);
   return OkStatus();

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@
 #include "proto/region.pb.h"
 #include "worker/data/dataset.h"
 #include "worker/inner/buckets.h"
+#include "worker/region/activity.h"
 #include "worker/sync/method.h"
 #include "worker/trainer/trainer.h"
 
@@ -51,11 +53,16 @@ class RegionWorker {
   // The answers of all ranks to the last command.
   void Observe(const std::vector<pb::RegionAnswer>& answers);
 
-  // Leader, any thread: the EnterView under way gives up connecting, on all ranks.
-  void AbandonView() { abandon_view_.store(true); }
+  // Leader, any thread: the EnterView of this view or an earlier one, under way or yet to come,
+  // gives up connecting, on all ranks.
+  void AbandonView(int64_t view) { abandoned_view_.store(view); }
 
-  std::string doing() const;
+  // Any thread; with whom it waits for, since when, and what happens then.
+  std::string doing() const { return activity_.Text(); }
   pb::PhaseSeconds phases() const;
+  // The region's lines to the others, over all lanes. Those of other ranks' lanes are as they were
+  // at the end of the last round. At most one a member of the view.
+  std::vector<pb::WanLink> links() const;
 
  private:
   // What lives as long as a view.
@@ -69,22 +76,30 @@ class RegionWorker {
   Status EnterView(const pb::EnterView& command, pb::RegionAnswer* answer);
   Status Load(const pb::View& view);
   Status LoadOwnSlices(const checkpoint::Checkpoint& checkpoint);
+  Status LoadLaneVectors(const checkpoint::Checkpoint& checkpoint,
+                         const std::vector<LaneVector>& vectors);
   Status LoadInnerState(const checkpoint::Checkpoint& checkpoint);
   StatusOr<wan::Group> GroupOfLane(int64_t lane) const;
-  Status JoinLanes();
+  Status JoinLanes(pb::RegionAnswer* answer);
+  void TellWhoIsMissing(int64_t lanes);
+  std::vector<pb::WanLink> OwnLinks() const;
   Status Train(int64_t round, pb::RegionAnswer* answer);
   Status Reduce(const pb::ReduceRound& command, pb::RegionAnswer* answer);
   Status Evaluate(pb::RegionAnswer* answer);
   Status Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* answer);
   std::vector<checkpoint::TensorSpec> TensorSpecs() const;
+  std::vector<checkpoint::Slice> SlicesOf(const LaneVector& vector) const;
   std::string CheckpointDirectory(const std::string& region) const;
   std::string ModelText() const;
   RoundPlan Plan(int64_t round) const;
-  void Doing(const std::string& text);
+  void Doing(const std::string& text) { activity_.Begin(text); }
+  bool Abandoned() const;
+  std::vector<std::string> OtherRegions() const;
 
   const RegionWorkerOptions options_;
   Communicator* const control_;
   PhaseClock phases_;
+  Activity activity_;
 
   pb::Job job_;
   pb::Model model_;  // resolved
@@ -92,12 +107,13 @@ class RegionWorker {
   std::unique_ptr<Trainer> trainer_;
   int device_ = -1;
   std::unique_ptr<wan::Engine> wan_;
+  std::atomic<wan::Engine*> engine_ = nullptr;  // wan_, for other threads
   std::unique_ptr<ViewState> view_;
   std::vector<pb::RoundNote> notes_;  // of the round being reduced
-  std::atomic<bool> abandon_view_ = false;
+  std::atomic<int64_t> abandoned_view_ = 0;
 
   mutable Mutex mutex_;
-  std::string doing_ ABSL_GUARDED_BY(mutex_) = "starting";
+  std::map<int, std::vector<pb::WanLink>> links_of_others_ ABSL_GUARDED_BY(mutex_);  // by rank
 };
 
 }  // namespace atl

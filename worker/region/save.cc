@@ -1,7 +1,8 @@
 // Saving a region's checkpoint at a round's edge, and finding those on disk.
 //
 // Sections: "model" (outer parameters; between rounds also the inner ones), the method's outer
-// vectors ("outer/momentum"), the inner optimizer's moments ("optim/exp_avg", "optim/exp_avg_sq").
+// vectors ("outer/momentum"), the region's own ones ("optim/residual", with an int codec), the
+// inner optimizer's moments ("optim/exp_avg", "optim/exp_avg_sq").
 // Every worker brings its slices.
 #include <algorithm>
 #include <filesystem>
@@ -54,6 +55,20 @@ std::vector<checkpoint::TensorSpec> RegionWorker::TensorSpecs() const {
   return specs;
 }
 
+std::vector<checkpoint::Slice> RegionWorker::SlicesOf(const LaneVector& vector) const {
+  std::vector<checkpoint::Slice> slices;
+  const Range own = view_->lanes->LanesOfWorker(control_->rank(), control_->size());
+  for (int64_t lane = own.begin; lane < own.end; ++lane) {
+    const float* data = (*vector.by_lane)[lane - own.begin].data();
+    for (size_t segment = 0; segment < view_->lanes->segments().size(); ++segment) {
+      const Range slice = view_->lanes->Slice(static_cast<int>(segment), static_cast<int>(lane));
+      slices.push_back({slice, data});
+      data += slice.size();
+    }
+  }
+  return slices;
+}
+
 Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* answer) {
   const ScopedPhase phase(&phases_, Phase::kCheckpoint);
   Doing(absl::StrCat("saving the checkpoint of round ", command.round()));
@@ -86,18 +101,11 @@ Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* a
   ASSIGN_OR_RETURN(auto parameters,
                    HostSlices(*trainer_, Vector::kParameters, owned, false, &staging));
   add("model", checkpoint::SectionClass::kReplicated, std::move(parameters));
-  const Range own = view_->lanes->LanesOfWorker(control_->rank(), control_->size());
   for (const LaneVector& vector : view_->method->OuterVectors()) {
-    std::vector<checkpoint::Slice> slices;
-    for (int64_t lane = own.begin; lane < own.end; ++lane) {
-      const float* data = (*vector.by_lane)[lane - own.begin].data();
-      for (size_t segment = 0; segment < view_->lanes->segments().size(); ++segment) {
-        const Range slice = view_->lanes->Slice(static_cast<int>(segment), static_cast<int>(lane));
-        slices.push_back({slice, data});
-        data += slice.size();
-      }
-    }
-    add(vector.section, checkpoint::SectionClass::kReplicated, std::move(slices));
+    add(vector.section, checkpoint::SectionClass::kReplicated, SlicesOf(vector));
+  }
+  for (const LaneVector& vector : view_->method->RegionalVectors()) {
+    add(vector.section, checkpoint::SectionClass::kRegional, SlicesOf(vector));
   }
   ASSIGN_OR_RETURN(auto exp_avg, HostSlices(*trainer_, Vector::kExpAvg, owned, true, &staging));
   add("optim/exp_avg", inner_class, std::move(exp_avg));

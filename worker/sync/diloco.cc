@@ -32,6 +32,7 @@ class Diloco : public SyncMethod {
           ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), &outer_[i]));
       momentum_[i].assign(outer_[i].size(), 0.0f);
     }
+    residuals_ = MakeResiduals(context_);
     return OkStatus();
   }
 
@@ -99,6 +100,9 @@ class Diloco : public SyncMethod {
   }
 
   std::vector<LaneVector> OuterVectors() override { return {{"outer/momentum", &momentum_}}; }
+  std::vector<LaneVector> RegionalVectors() override {
+    return ResidualVectors(context_, &residuals_);
+  }
   bool inner_state_replicated() const override { return false; }
 
  private:
@@ -110,7 +114,7 @@ class Diloco : public SyncMethod {
   std::vector<std::vector<float>> outer_;
   std::vector<std::vector<float>> momentum_;
   std::vector<std::vector<float>> reduced_;
-  std::vector<std::vector<float>> residuals_;  // of int codecs; fresh in every view
+  std::vector<std::vector<float>> residuals_;  // of int codecs
 };
 
 }  // namespace

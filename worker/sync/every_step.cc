@@ -21,7 +21,10 @@ class EveryStep : public SyncMethod {
  public:
   explicit EveryStep(const RegionContext& context) : context_(context), own_(OwnLanes(context)) {}
 
-  Status ResetOuterState() override { return OkStatus(); }
+  Status ResetOuterState() override {
+    residuals_ = MakeResiduals(context_);
+    return OkStatus();
+  }
 
   StatusOr<TrainResult> Train(const RoundPlan& plan) override {
     const ScopedPhase phase(context_.phases, Phase::kCompute);
@@ -71,6 +74,9 @@ class EveryStep : public SyncMethod {
   }
 
   std::vector<LaneVector> OuterVectors() override { return {}; }
+  std::vector<LaneVector> RegionalVectors() override {
+    return ResidualVectors(context_, &residuals_);
+  }
   bool inner_state_replicated() const override { return true; }
 
  private:
@@ -83,7 +89,7 @@ class EveryStep : public SyncMethod {
   const RegionContext context_;
   const Range own_;                            // lanes
   std::vector<std::vector<float>> reduced_;    // by own lane
-  std::vector<std::vector<float>> residuals_;  // of int codecs; fresh in every view
+  std::vector<std::vector<float>> residuals_;  // of int codecs
   double gradient_norm_ = 0;
 };
 

@@ -39,9 +39,28 @@ Range OwnLanes(const RegionContext& context) {
 namespace {
 
 // bf16 and fp16 lose less than the optimizer's own noise.
-bool NeedsFeedback(Codec codec) { return codec == Codec::kInt8 || codec == Codec::kInt4; }
+bool NeedsFeedback(const RegionContext& context) {
+  const Codec codec = CodecOf(context.job->sync().codec());
+  return codec == Codec::kInt8 || codec == Codec::kInt4;
+}
 
 }  // namespace
+
+std::vector<std::vector<float>> MakeResiduals(const RegionContext& context) {
+  std::vector<std::vector<float>> residuals;
+  if (!NeedsFeedback(context)) return residuals;
+  const Range own = OwnLanes(context);
+  for (int64_t lane = own.begin; lane < own.end; ++lane) {
+    residuals.emplace_back(context.lanes->LaneSize(static_cast<int>(lane)), 0.0f);
+  }
+  return residuals;
+}
+
+std::vector<LaneVector> ResidualVectors(const RegionContext& context,
+                                        std::vector<std::vector<float>>* residuals) {
+  if (!NeedsFeedback(context)) return {};
+  return {{"optim/residual", residuals}};
+}
 
 StatusOr<ReduceResult> ReduceLanes(const RegionContext& context, const RoundPlan& plan,
                                    const pb::RoundNote& note,
@@ -55,11 +74,7 @@ StatusOr<ReduceResult> ReduceLanes(const RegionContext& context, const RoundPlan
   // What an int codec takes from a contribution goes along with the next one. A reduction that
   // fails is repeated with the residuals that it began with.
   std::vector<std::vector<float>> before;
-  if (residuals != nullptr && NeedsFeedback(options.codec)) {
-    residuals->resize(own.size());
-    for (int64_t i = 0; i < own.size(); ++i) (*residuals)[i].resize((*buffers)[i].size());
-    before = *residuals;
-  }
+  if (NeedsFeedback(context)) before = *residuals;
   std::vector<std::shared_ptr<wan::Operation>> operations;
   for (int64_t lane = own.begin; lane < own.end; ++lane) {
     if (!before.empty()) options.residual = (*residuals)[lane - own.begin];

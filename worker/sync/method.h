@@ -56,9 +56,9 @@ struct ReduceResult {
   int64_t bytes_sent = 0;
 };
 
-// A vector of this worker's lanes that belongs to the outer state beside the parameters.
+// A vector of this worker's lanes that is saved beside the parameters.
 struct LaneVector {
-  std::string section;                       // in checkpoints: "outer/momentum"
+  std::string section;                       // in checkpoints: "outer/momentum", "optim/residual"
   std::vector<std::vector<float>>* by_lane;  // index 0 = the worker's first lane
 };
 
@@ -67,7 +67,8 @@ class SyncMethod {
   static std::unique_ptr<SyncMethod> Create(const RegionContext& context);
   virtual ~SyncMethod() = default;
 
-  // Takes the trainer's parameters as the outer parameters; other outer vectors become zero.
+  // Takes the trainer's parameters as the outer parameters; other outer vectors and the residuals
+  // become zero.
   virtual Status ResetOuterState() = 0;
   virtual StatusOr<TrainResult> Train(const RoundPlan& plan) = 0;
   virtual StatusOr<ReduceResult> Reduce(const RoundPlan& plan, const pb::RoundNote& note) = 0;
@@ -78,6 +79,9 @@ class SyncMethod {
   virtual StatusOr<Digest> OuterDigest() = 0;
   // Outer vectors beyond the parameters, to save and to load.
   virtual std::vector<LaneVector> OuterVectors() = 0;
+  // Vectors that are this region's own, to save and to load: with an int codec, what it still owes
+  // the sum (residuals). They are in units of the round's sum, so they hold in any view.
+  virtual std::vector<LaneVector> RegionalVectors() = 0;
   // Whether the inner optimizer's state is the same in all regions.
   virtual bool inner_state_replicated() const = 0;
 };
@@ -92,12 +96,18 @@ int64_t InnerStepsBefore(const RegionContext& context, const RoundPlan& plan);
 Range OwnLanes(const RegionContext& context);
 
 // All-reduces one buffer a lane of this worker, all lanes at once, each with the region's note; on
-// return the buffers hold the sums. `residuals` keep from one call to the next what an int codec
-// took from the contributions (error feedback); sized here, and as before when the call fails.
+// return the buffers hold the sums. `residuals`, as MakeResiduals made them, keep from one call to
+// the next what an int codec took from the contributions (error feedback); as before when the call
+// fails.
 StatusOr<ReduceResult> ReduceLanes(const RegionContext& context, const RoundPlan& plan,
                                    const pb::RoundNote& note,
                                    std::vector<std::vector<float>>* buffers,
-                                   std::vector<std::vector<float>>* residuals = nullptr);
+                                   std::vector<std::vector<float>>* residuals);
+
+// A zero a number of each own lane, and how they are saved; nothing where the codec keeps none.
+std::vector<std::vector<float>> MakeResiduals(const RegionContext& context);
+std::vector<LaneVector> ResidualVectors(const RegionContext& context,
+                                        std::vector<std::vector<float>>* residuals);
 
 // Sum of the members' tokens divided by what the view expected of a round: contributions are scaled
 // by own tokens / expected tokens before the sum, and the sum is divided by this, which makes it
