@@ -73,7 +73,13 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   if (flags.Has("lab")) {
     ASSIGN_OR_RETURN(const Lab lab, LoadLabFile(flags.Text("lab")));
     if (lab.size() < 2) return UsageError("--lab: an all-reduce takes two regions at least");
-    ASSIGN_OR_RETURN(RunningLab running, RunningLab::Up(lab, {}));
+    const bool is_up = flags.Has("lab_name");
+    ASSIGN_OR_RETURN(RunningLab running,
+                     is_up ? RunningLab::Attach(flags.Text("lab_name")) : RunningLab::Up(lab, {}));
+    if (running.size() != lab.size()) {
+      return UsageError(absl::StrCat("--lab_name: lab '", running.name(), "' has ", running.size(),
+                                     " regions, --lab has ", lab.size()));
+    }
     sea.emplace(std::move(running));
     bench.lab = &*sea;
     const double encoded = static_cast<double>(EncodedSize(bench.codec, bench.bytes / 4));
@@ -133,6 +139,7 @@ Verb BenchAllReduceVerb() {
       "from the lab file alone: no all-reduce can be quicker.";
   verb.command.flags = {
       {"lab", FlagKind::kText, "FILE", "regions and links to emulate"},
+      {"lab_name", FlagKind::kText, "NAME", "a lab of that file that is up already (wanlab up)"},
       {"ranks", FlagKind::kCount, "N", "without a lab: ranks on loopback", "2", false, 1, 64},
       {"bytes", FlagKind::kText, "SIZE", "fp32 numbers to sum", "64MiB"},
       {"codec", FlagKind::kText, "NAME", "fp32, bf16, fp16, int8 or int4", "fp32"},

@@ -5,8 +5,11 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/env.h"
+#include "base/units.h"
+#include "cli/host_advice.h"
 #include "cli/launcher.h"
 
 namespace atl {
@@ -31,6 +34,27 @@ std::string FindProgram(const std::string& program) {
     }
   }
   return "";
+}
+
+// The links between regions: what TCP can do here, and what would help.
+void TellTcp(const HostTcp& tcp, nlohmann::json* answer, std::string* text) {
+  const std::vector<std::string> advice = HostAdvice(tcp, IsRoot());
+  (*answer)["tcp"] = {{"available", tcp.available},
+                      {"allowed", tcp.allowed},
+                      {"default", tcp.standard},
+                      {"slow_start_after_idle", tcp.slow_start_after_idle},
+                      {"send_buffer_bytes", tcp.send_buffer_bytes},
+                      {"receive_buffer_bytes", tcp.receive_buffer_bytes},
+                      {"reach_bytes", ReachBytes(tcp)},
+                      {"advice", advice}};
+  absl::StrAppend(text, "tcp         ", absl::StrJoin(tcp.available, ", "));
+  if (tcp.available.empty()) *text += "its settings cannot be read";
+  if (ReachBytes(tcp) > 0) {
+    absl::StrAppend(text, "; two gateways reach ",
+                    FormatBytes(static_cast<double>(ReachBytes(tcp))), " of rate x round trip");
+  }
+  *text += "\n";
+  for (const std::string& line : advice) absl::StrAppend(text, "  better    ", line, "\n");
 }
 
 StatusOr<ExitCode> RunEnvironment(const ParsedFlags&, Output& output) {
@@ -59,6 +83,7 @@ StatusOr<ExitCode> RunEnvironment(const ParsedFlags&, Output& output) {
     json_launcher["found"][name] = value;
     absl::StrAppend(&text, "            ", name, "=", value, "\n");
   }
+  TellTcp(ReadHostTcp(), &answer, &text);
   for (const char* program : {"atoll-orchestrator", "atoll-worker", "mpirun", "srun"}) {
     const std::string path = FindProgram(program);
     answer["programs"][program] = path.empty() ? nlohmann::json(nullptr) : nlohmann::json(path);
@@ -78,7 +103,8 @@ Verb EnvironmentVerb() {
       "env",
       {.command = "atoll env",
        .arguments = "",
-       .summary = "say which launcher started this process, and which programs are there",
+       .summary =
+           "say which launcher started this process, how far TCP reaches, which programs are there",
        .details = "The first of these that the environment shows counts: ATOLL_*, torchrun, Open "
                   "MPI, Slurm (inside a step), PMIx, PMI, RANK and WORLD_SIZE, Kubernetes.",
        .flags = {JsonFlag()}},
