@@ -93,9 +93,9 @@ CommandSpec Spec() {
   flag("keys", FlagKind::kText, "DIR",
        "keys directory; else $ATOLL_KEYS, else ~/.config/atoll/keys");
   flag("run_dir", FlagKind::kText, "DIR", "where NAME/checkpoints go; else runs/JOB");
-  flag("wan_listen", FlagKind::kText, "HOST:PORT",
+  flag("wan_listen", FlagKind::kText, "HOST:PORT|none",
        "data-plane address to listen on; else any port of the address that reaches the "
-       "orchestrator");
+       "orchestrator. none: no other region can call this one, it only calls out");
   flag("wan_advertise", FlagKind::kText, "HOST",
        "host that other regions dial, where that differs from wan_listen");
   flag("data_tokens", FlagKind::kText, "FILE", "this site's copy of the job's data.tokens");
@@ -133,7 +133,13 @@ StatusOr<RegionWorkerOptions> WorkerOptions(const ParsedFlags& flags) {
   if (!orchestrator.ok())
     return Annotate(UsageError(std::string(orchestrator.status().message())), "--orchestrator");
   options.orchestrator = *orchestrator;
-  if (flags.Has("wan_listen")) {
+  if (flags.Text("wan_listen") == "none") {
+    if (!options.wan_advertise.empty()) {
+      return UsageError(
+          "--wan_listen=none says that nobody can call, --wan_advertise whom to call");
+    }
+    options.wan_only_calls_out = true;
+  } else if (flags.Has("wan_listen")) {
     auto listen = Endpoint::Parse(flags.Text("wan_listen"));
     if (!listen.ok())
       return Annotate(UsageError(std::string(listen.status().message())), "--wan_listen");

@@ -42,11 +42,12 @@ StatusOr<TreePlan> MakeSoundPlan(const LinkMatrix& links, const PlanRequest& req
 }
 
 Conductor::Conductor(std::vector<std::string> names, ScheduleKind kind, bool order_stable,
-                     uint32_t first_version, Hooks hooks)
+                     uint32_t first_version, Hooks hooks, std::vector<bool> callable)
     : names_(std::move(names)),
       kind_(kind),
       order_stable_(order_stable),
       hooks_(std::move(hooks)),
+      callable_(callable.empty() ? std::vector<bool>(names_.size(), true) : std::move(callable)),
       model_(names_),
       waiting_(names_.size()),
       standing_(names_.size()),
@@ -68,9 +69,57 @@ void Conductor::Restarted(int member) {
   }
 }
 
-void Conductor::OnReport(int member, std::vector<LinkReport> reports) {
-  if (phase_ == Phase::kSteady && untold_.erase(member) > 0) {
-    hooks_.tell(member, announced_);
+TreePlan Conductor::EvenPlan() const {
+  const int members = static_cast<int>(names_.size());
+  TreePlan plan = EqualPlan(members);
+  const int roots = static_cast<int>(std::count(callable_.begin(), callable_.end(), true));
+  if (roots >= members - 1 || roots == 0) return plan;  // a single one can reach all the others
+  plan.kind = ScheduleKind::kDirect;
+  plan.trees.clear();
+  for (int root = 0; root < members && plan.trees.size() < kMaxTrees; ++root) {
+    if (!callable_[root]) continue;
+    Tree tree;
+    tree.weight = 1.0 / std::min(roots, kMaxTrees);
+    tree.root = root;
+    tree.reduce_parent.assign(members, root);
+    tree.reduce_parent[root] = -1;
+    tree.broadcast_parent = tree.reduce_parent;
+    plan.trees.push_back(std::move(tree));
+  }
+  return plan;
+}
+
+bool Conductor::Possible(const TreePlan& plan) const {
+  const auto apart = [&](int a, int b) { return b >= 0 && !callable_[a] && !callable_[b]; };
+  for (const Tree& tree : plan.trees) {
+    for (int i = 0; i < static_cast<int>(names_.size()); ++i) {
+      if (apart(i, tree.reduce_parent[i]) || apart(i, tree.broadcast_parent[i])) return false;
+    }
+  }
+  return true;
+}
+
+void Conductor::OnSteadyReport(int member, std::vector<LinkReport> reports, uint64_t operation) {
+  auto& round = steady_[operation];
+  round[member] = std::move(reports);
+  if (round.size() < names_.size()) {
+    if (steady_.size() > kMaxWaiting) steady_.erase(steady_.begin());
+    return;
+  }
+  std::vector<LinkReport> all;
+  for (const auto& [from, seen] : round) all.insert(all.end(), seen.begin(), seen.end());
+  // What lacks somebody's word until now will lack it.
+  steady_.erase(steady_.begin(), steady_.upper_bound(operation));
+  Advance(std::move(all));
+}
+
+void Conductor::OnReport(int member, std::vector<LinkReport> reports, uint64_t operation) {
+  if (phase_ == Phase::kSteady) {
+    if (untold_.erase(member) > 0) {
+      hooks_.tell(member, announced_);
+    } else {
+      OnSteadyReport(member, std::move(reports), operation);
+    }
     return;
   }
   if (phase_ == Phase::kStanding) standing_[member] = reports;
@@ -118,13 +167,20 @@ void Conductor::AfterStanding(const std::vector<LinkReport>& reports) {
     return;
   }
   phase_ = Phase::kSteady;
-  TreePlan plan = EqualPlan(static_cast<int>(names_.size()));
+  TreePlan plan = EvenPlan();
   if (kind_ == ScheduleKind::kRing || kind_ == ScheduleKind::kTrees) {
     // Wished for by name: without limits any will do.
     PlanRequest request;
     request.kind = kind_;
-    StatusOr<TreePlan> wished = MakePlan(LinkMatrix(static_cast<int>(names_.size())), request);
-    if (wished.ok()) plan = *std::move(wished);
+    const int members = static_cast<int>(names_.size());
+    LinkMatrix links(members);
+    for (int i = 0; i < members; ++i) {
+      for (int j = 0; j < members; ++j) {
+        if (!callable_[i] && !callable_[j]) links.rate(i, j) = 0;
+      }
+    }
+    StatusOr<TreePlan> wished = MakePlan(links, request);
+    if (wished.ok() && Possible(*wished)) plan = *std::move(wished);
     plan.throughput = 0;
   }
   plan.chunk_bytes = kMaxPayload;  // what the engine's options allow
@@ -163,10 +219,13 @@ void Conductor::OnPlanned(StatusOr<TreePlan> plan) {
     again_ = false;
     return;
   }
+  if (plan.ok() && !Possible(*plan)) {
+    plan = absl::InternalError("it uses a pair of regions that only call out");
+  }
   if (!plan.ok()) {
     LOG(WARNING) << "no plan for the links as they are: " << plan.status().message();
     if (phase_ == Phase::kSteady) return;
-    plan = EqualPlan(static_cast<int>(names_.size()));
+    plan = EvenPlan();
   }
   if (phase_ == Phase::kProbing) {
     phase_ = Phase::kSteady;

@@ -1,12 +1,12 @@
-// Member 0 of a group decides on its plan: collects what members see of their links, asks for a
-// probe at the start, and has plans made. Pure but for the plan-making, which a callback does
+// The hub of a group (group.h) decides on its plan: collects what members see of their links, asks
+// for a probe at the start, and has plans made. Pure but for the plan-making, which a callback does
 // elsewhere (it may take a while).
 //
 // 1. Standing: every member reports that its links stand, with their round trips. Where all are
 //    short, equal shares without pacing do: nobody probes or reports.
 // 2. Probing: everybody sends to everybody for a few round trips and reports what was acknowledged.
 // 3. Steady: a report from each member after each operation feeds the LinkModel; when a plan made
-//    from it is better, or the rates have moved, it becomes the candidate that member 0 announces
+//    from it is better, or the rates have moved, it becomes the candidate that the hub announces
 //    with its next operation.
 //
 // Thread rule: the I/O thread.
@@ -14,6 +14,7 @@
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -42,11 +43,12 @@ class Conductor {
 
   // Plans are numbered from `first_version` on, so that another conductor's are told apart.
   Conductor(std::vector<std::string> names, ScheduleKind kind, bool order_stable,
-            uint32_t first_version, Hooks hooks);
+            uint32_t first_version, Hooks hooks, std::vector<bool> callable = {});
 
   // A member's gateway has begun anew, before any operation: it will report that its links stand.
   void Restarted(int member);
-  void OnReport(int member, std::vector<LinkReport> reports);
+  // After an operation its number comes along: not every member ends every operation well.
+  void OnReport(int member, std::vector<LinkReport> reports, uint64_t operation = 0);
   void OnPlanned(StatusOr<TreePlan> plan);
   // An operation of so many encoded bytes has begun; later plans are made for such.
   void OnBegin(double bytes) { bytes_ = bytes; }
@@ -57,6 +59,10 @@ class Conductor {
  private:
   enum class Phase { kStanding, kProbing, kSteady };
 
+  // Equal shares, owned by those whom all can reach.
+  TreePlan EvenPlan() const;
+  bool Possible(const TreePlan& plan) const;
+  void OnSteadyReport(int member, std::vector<LinkReport> reports, uint64_t operation);
   void Advance(std::vector<LinkReport> reports);
   void AfterStanding(const std::vector<LinkReport>& reports);
   void Solve();
@@ -66,10 +72,13 @@ class Conductor {
   const ScheduleKind kind_;
   const bool order_stable_;
   const Hooks hooks_;
+  const std::vector<bool> callable_;  // by member; pairs of which neither is have no connection
   Phase phase_ = Phase::kStanding;
   LinkModel model_;
   std::vector<std::deque<std::vector<LinkReport>>> waiting_;  // by member
   std::vector<std::vector<LinkReport>> standing_;             // by member
+  // By operation, by member: what has come, until all are here.
+  std::map<uint64_t, std::map<int, std::vector<LinkReport>>> steady_;
   double bytes_ = 64 << 20;
   uint32_t version_;
   bool solving_ = false;

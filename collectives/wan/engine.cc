@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/random.h"
@@ -35,6 +36,7 @@ EngineImpl::EngineImpl(const EngineOptions& options, Fd listener, Endpoint endpo
       epoll_(std::move(epoll)),
       listener_(std::move(listener)) {
   for (const Fd* fd : std::initializer_list<const Fd*>{&listener_, &commands_->event()}) {
+    if (!fd->valid()) continue;
     epoll_event event = {};
     event.events = EPOLLIN;
     event.data.ptr = const_cast<Fd*>(fd);
@@ -67,6 +69,12 @@ Status EngineImpl::Join(const Group& group, double deadline_seconds) {
     return absl::InvalidArgumentError(absl::StrCat("a group that cannot be: ", members,
                                                    " members, own index ", group.self.value,
                                                    ", lane ", group.lane.value));
+  }
+  if (GroupState::HubOf(group) < 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "view ", group.view.value, ", lane ", group.lane.value, ": all ", members,
+        " regions only call out (", absl::StrJoin(group.names, ", "),
+        "), so nobody can be called; give one of them an address that the others reach"));
   }
   const GroupName name = {group.view.value, group.lane.value};
   const double began = Now();
@@ -282,10 +290,14 @@ StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("chunk_bytes is ", options.chunk_bytes,
                                                    "; 1024 to ", kMaxPayload, " are possible"));
   }
-  ASSIGN_OR_RETURN(Fd listener, ListenTcp(options.listen));
-  ASSIGN_OR_RETURN(const Endpoint bound, LocalEndpoint(listener));
-  // The host as it was given: peers may know it by a name.
-  Endpoint endpoint = {options.listen.host.empty() ? bound.host : options.listen.host, bound.port};
+  Fd listener;
+  Endpoint endpoint;
+  if (!options.only_calls_out) {
+    ASSIGN_OR_RETURN(listener, ListenTcp(options.listen));
+    ASSIGN_OR_RETURN(const Endpoint bound, LocalEndpoint(listener));
+    // The host as it was given: peers may know it by a name.
+    endpoint = {options.listen.host.empty() ? bound.host : options.listen.host, bound.port};
+  }
   Fd epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.valid()) return ErrnoError(errno, "cannot make an epoll");
   ASSIGN_OR_RETURN(std::shared_ptr<CommandQueue> commands, CommandQueue::Create());

@@ -5,9 +5,10 @@
 // gateway a member of a lane's group in a view; AllReduce() then sums vectors over that group.
 // How the sum is made follows the group's plan (plan/tree_plan.h): parts of the vector are summed
 // up trees and their results sent down; a root sums in member order in fp32, encodes the result
-// once, and keeps the decoded bytes itself, so that all members end with the same bits (P1). Member
-// 0 makes the plan from what all members see of their links (conductor.h), by a short probe in
-// Join and then from the traffic. Equal shares cost 2 steps and 2 (N-1)/N S bytes a member.
+// once, and keeps the decoded bytes itself, so that all members end with the same bits (P1). The
+// first member that can be called makes the plan from what all members see of their links
+// (conductor.h), by a short probe in Join and then from the traffic. Equal shares cost 2 steps and
+// 2 (N-1)/N S bytes a member.
 //
 // A connection that breaks is made again and what was lost is sent again; operations do not notice.
 //
@@ -53,6 +54,7 @@ struct Silence {
 
 struct EngineOptions {
   Endpoint listen;                  // port 0: any free one
+  bool only_calls_out = false;      // nobody can call us: listens nowhere
   int streams = 0;                  // TCP connections between two gateways; 0: as the links need
   int64_t chunk_bytes = 256 << 10;  // encoded bytes that a frame carries at most
   ScheduleKind schedule = ScheduleKind::kAuto;
@@ -142,14 +144,16 @@ class Engine {
   static StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options);
   virtual ~Engine() = default;  // cancels what is under way
 
-  // What peers dial (the bound port filled in).
+  // What peers dial (the bound port filled in); of one that only calls out, nothing.
   virtual Endpoint endpoint() const = 0;
 
   // Dials and awaits the group's members until every connection stands and the first plan is
   // known; over long links that includes a probe of at most 4 s. Blocks at most
   // `deadline_seconds`, or 10 s more where all members are connected and only the plan is missing.
   // Both members of a pair dial, if they can; one way is enough. kDeadlineExceeded names who is
-  // missing; kUnauthenticated who could not prove the key.
+  // missing; kUnauthenticated who could not prove the key. Members that only call out have no
+  // connection to each other: the first member that can be called stands between them;
+  // kFailedPrecondition if there is none.
   virtual Status Join(const Group& group, double deadline_seconds) = 0;
   // Closes the connections of a view; its operations end with kCancelled.
   virtual void Leave(ViewId view) = 0;
@@ -161,8 +165,8 @@ class Engine {
                                                std::span<float> data,
                                                const AllReduceOptions& options) = 0;
 
-  // What is known of the links to the members of all groups, and of the links that member 0 of a
-  // group knows from reports (empty elsewhere).
+  // What is known of the links to the members of all groups, and of the links that the first
+  // callable member of a group knows from reports (empty elsewhere).
   virtual std::vector<LinkStatus> Links() = 0;
   virtual std::optional<LinkMatrix> Matrix(ViewId view, LaneId lane) = 0;
 

@@ -52,7 +52,10 @@ Exchange::Exchange(const Parameters& parameters, std::shared_ptr<OperationHandle
   start_.next_plan = parameters.next_plan;
   attachments_[self_] = parameters.options.attachment;
   for (Peer& peer : peers_) peer.attachment_sent = start_.attachment_bytes == 0;
-  peers_[self_] = {start_, nullptr, true, true, true};
+  peers_[self_] = {start_, nullptr, true, true, false, true};
+  for (size_t member = 0; member < parameters.apart.size(); ++member) {
+    if (parameters.apart[member]) peers_[member].attachment_sent = true;  // by the hub
+  }
   handle_->SetElementsDone(reduction_.elements_done());
 }
 
@@ -106,7 +109,7 @@ Status Exchange::TakeStart(int member, const Start& start) {
   Peer& peer = peers_[member];
   bytes_received_ +=
       static_cast<int64_t>(kHeaderSize + kStartSize + start.next_plan.size() + kTagSize);
-  if (peer.start.has_value()) return OkStatus();  // the same again, on another stream
+  if (peer.start.has_value()) return OkStatus();
   const std::string difference = StartDifference(start_, start);
   if (!difference.empty()) return absl::InvalidArgumentError(difference);
   peer.start = start;
@@ -140,6 +143,21 @@ Status Exchange::Take(int member, const FrameHeader& header, Bytes payload) {
   reduction_.Take(member, header, payload);
   handle_->SetElementsDone(reduction_.elements_done());
   return OkStatus();
+}
+
+void Exchange::TakeRelayedAttachment(int member, std::string attachment) {
+  Peer& peer = peers_[member];
+  if (peer.attachment_here || attachment.empty()) return;
+  bytes_received_ += static_cast<int64_t>(attachment.size());
+  attachments_[member] = std::move(attachment);
+  peer.attachment_here = true;
+}
+
+std::optional<RelayedStart> Exchange::ToPassOn(int member) {
+  Peer& peer = peers_[member];
+  if (peer.passed_on || !peer.start.has_value() || !peer.attachment_here) return std::nullopt;
+  peer.passed_on = true;
+  return RelayedStart{member, *peer.start, attachments_[member]};
 }
 
 void Exchange::Restore() { std::copy(backup_.begin(), backup_.end(), data_.begin()); }

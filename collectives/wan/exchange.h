@@ -16,6 +16,7 @@
 #include "collectives/wan/link.h"
 #include "collectives/wan/operation.h"
 #include "collectives/wan/reduction.h"
+#include "collectives/wan/relayed.h"
 
 namespace atl::wan {
 
@@ -30,6 +31,7 @@ class Exchange : public PieceSource {
     std::span<float> data;
     double began = 0;  // monotonic seconds
     NumberedPlan plan;
+    std::vector<bool> apart;         // by member: we have no channel to it
     std::vector<uint8_t> next_plan;  // to be announced with our start
   };
 
@@ -47,6 +49,10 @@ class Exchange : public PieceSource {
 
   // kInvalidArgument says what differs; it fails the operation, not the connection.
   Status TakeStart(int member, const Start& start);
+  // Of a member that we have no channel to; empty where there is none, or the hub has failed.
+  void TakeRelayedAttachment(int member, std::string attachment);
+  // The member's start and attachment, once, when both are here.
+  std::optional<RelayedStart> ToPassOn(int member);
   // Errors of these two are breaches of the protocol.
   Status Check(int member, const FrameHeader& header) const;
   Status Take(int member, const FrameHeader& header, Bytes payload);
@@ -69,6 +75,7 @@ class Exchange : public PieceSource {
     std::shared_ptr<const StartFrame> started;  // ours, once it has its number
     bool attachment_sent = false;               // or there is nothing to send
     bool attachment_here = false;
+    bool passed_on = false;
     bool gone = false;
   };
 

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "collectives/codec/codec.h"
 #include "collectives/wan/engine.h"
+#include "collectives/wan/relayed.h"
 
 namespace atl::wan {
 namespace {
@@ -25,6 +26,7 @@ constexpr uint8_t kFrameMagic[2] = {'A', 'F'};
 constexpr uint64_t kMaxElements = uint64_t{1} << 48;
 constexpr uint64_t kMaxSequence = uint64_t{1} << 62;
 constexpr size_t kCheckAt = 6;  // in a header
+constexpr uint16_t kNobody = 0xFFFF;
 constexpr size_t kReportSize = 8 + 6 * sizeof(double);
 
 // Appends integers to a buffer whose size the caller has made sure of.
@@ -102,7 +104,12 @@ Status CheckPayload(const FrameHeader& header) {
       return bounded(0, kMaxPayload, "a frame");
     case FrameType::kAbort:
     case FrameType::kBye:
-      return bounded(1, 1 + kMaxReason, "a reason");
+      return bounded(kReasonSize, kReasonSize + kMaxReason, "a reason");
+    case FrameType::kRelayedStart:
+      return bounded(kRelayedStartSize, kRelayedStartSize + Engine::kMaxAttachment,
+                     "a relayed start");
+    case FrameType::kSilence:
+      return bounded(kRelayedSilenceSize, kRelayedSilenceSize, "a word on silence");
     case FrameType::kPlan:
       return bounded(8, 8 + kMaxPlanBytes, "a plan");
     case FrameType::kReport:
@@ -221,9 +228,10 @@ std::vector<uint8_t> EncodeStart(const Start& start) {
 
 std::vector<uint8_t> EncodeReason(const Reason& reason) {
   const size_t size = std::min(reason.text.size(), kMaxReason);
-  std::vector<uint8_t> bytes(1 + size);
+  std::vector<uint8_t> bytes(kReasonSize + size);
   Writer(bytes.data())
       .Put<uint8_t>(static_cast<uint8_t>(reason.code))
+      .Put<uint16_t>(static_cast<uint16_t>(reason.about.value_or(kNobody)))
       .PutBytes(reason.text.data(), size);
   return bytes;
 }
@@ -477,7 +485,9 @@ StatusOr<Ack> ParseAck(Bytes bytes) {
 }
 
 StatusOr<Reason> ParseReason(Bytes bytes) {
-  if (bytes.empty() || bytes.size() > 1 + kMaxReason) return Bad("a reason of the wrong size");
+  if (bytes.size() < kReasonSize || bytes.size() > kReasonSize + kMaxReason) {
+    return Bad("a reason of the wrong size");
+  }
   Reason reason;
   reason.code = static_cast<ReasonCode>(bytes[0]);
   switch (reason.code) {
@@ -488,7 +498,12 @@ StatusOr<Reason> ParseReason(Bytes bytes) {
     default:
       return Bad(absl::StrCat("a reason with the unknown code ", bytes[0]));
   }
-  for (const uint8_t byte : bytes.subspan(1)) {
+  const auto about = Reader(bytes.subspan(1)).Take<uint16_t>();
+  if (about != kNobody) {
+    if (about >= kMaxMembers) return Bad("a reason about a member that cannot be");
+    reason.about = about;
+  }
+  for (const uint8_t byte : bytes.subspan(kReasonSize)) {
     reason.text.push_back(byte >= 0x20 && byte < 0x7F ? static_cast<char>(byte) : '?');
   }
   return reason;

@@ -64,18 +64,20 @@ struct Answer {
 };
 
 enum class FrameType : uint8_t {
-  kConfirm = 1,       // proves the key; first frame in each direction, and only there
-  kStart = 2,         // Start: an operation has begun at the sender
-  kAttachment = 3,    // the sender's attachment
-  kContribution = 4,  // a partial sum for the receiver, the sender's parent in a tree
-  kResult = 5,        // the sum of a chunk, on its way down a tree
-  kAbort = 6,         // Reason: the operation failed at the sender
-  kBye = 7,           // Reason: the sender has left; the last frame of its direction
-  kPlan = 8,          // PlanMessage: member 0 asks for a probe, or says which plan is first
-  kReport = 9,        // links as the sender sees them, to member 0
-  kAck = 10,          // Ack: what has arrived
-  kPing = 11,         // asks for an Ack
-  kProbe = 12,        // bytes that only measure the link
+  kConfirm = 1,        // proves the key; first frame in each direction, and only there
+  kStart = 2,          // Start: an operation has begun at the sender
+  kAttachment = 3,     // the sender's attachment
+  kContribution = 4,   // a partial sum for the receiver, the sender's parent in a tree
+  kResult = 5,         // the sum of a chunk, on its way down a tree
+  kAbort = 6,          // Reason: the operation failed at the sender
+  kBye = 7,            // Reason: the sender has left; the last frame of its direction
+  kPlan = 8,           // PlanMessage: the hub asks for a probe, or says which plan is first
+  kReport = 9,         // links as the sender sees them, to the hub
+  kAck = 10,           // Ack: what has arrived
+  kPing = 11,          // asks for an Ack
+  kProbe = 12,         // bytes that only measure the link
+  kRelayedStart = 13,  // RelayedStart (relayed.h): another member's start and attachment
+  kSilence = 14,       // RelayedSilence: another member is silent, or heard again
 };
 // Frames of the other types have no sequence number and are never sent again.
 bool IsSequenced(FrameType type);
@@ -99,7 +101,7 @@ struct Start {
   uint16_t members = 0;
   uint8_t codec = 0;  // a Codec
   uint32_t attachment_bytes = 0;
-  // From member 0: the plan of the operations after this one, if it changes (EncodePlan).
+  // From the hub: the plan of the operations after this one, if it changes (EncodePlan).
   std::vector<uint8_t> next_plan;
   friend bool operator==(const Start&, const Start&) = default;
 };
@@ -114,7 +116,10 @@ enum class ReasonCode : uint8_t {
 struct Reason {
   ReasonCode code = ReasonCode::kCancelled;
   std::string text;  // at most kMaxReason bytes; printable ASCII once parsed
+  // Who has cancelled or is lost, by index, where that is another than the sender.
+  std::optional<int> about = std::nullopt;
 };
+inline constexpr size_t kReasonSize = 3;  // without the text
 
 // A plan and the number by which members compare theirs. Weights travel as whole numbers of
 // 1 / kWeightUnits, so that every member cuts the same shares.

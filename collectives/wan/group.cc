@@ -33,11 +33,15 @@ GroupState::GroupState(const Group& group, const EngineOptions& options, uint64_
       incarnation_(incarnation),
       hooks_(std::move(hooks)),
       self_(static_cast<int>(group.self.value)),
+      hub_(HubOf(group)),
       members_(group.members.size()) {
   for (int member = 0; member < members(); ++member) {
-    if (member != self_) members_[member].channel = std::make_unique<Channel>(self_, member);
+    if (member == self_ || !Connected(self_, member)) continue;
+    members_[member].channel = std::make_unique<Channel>(self_, member);
   }
-  if (self_ == 0) {
+  if (self_ == hub_) {
+    std::vector<bool> callable;
+    for (int member = 0; member < members(); ++member) callable.push_back(CanBeCalled(member));
     Conductor::Hooks conductor;
     conductor.solve = hooks_.solve;
     conductor.probe = [this](double seconds) {
@@ -67,7 +71,7 @@ GroupState::GroupState(const Group& group, const EngineOptions& options, uint64_
     };
     conductor_ = std::make_unique<Conductor>(group.names, options.schedule, options.order_stable,
                                              static_cast<uint32_t>(incarnation) & 0x7FFFFFFF,
-                                             std::move(conductor));
+                                             std::move(conductor), std::move(callable));
   }
   CheckStanding();
 }
@@ -125,6 +129,7 @@ void GroupState::BeginNow(Waiting waiting) {
   mine.self = self_;
   mine.chunk_bytes = options_.chunk_bytes;
   mine.plan = *plan_;
+  for (const Member& member : members_) mine.apart.push_back(member.channel == nullptr);
   if (conductor_ != nullptr) {
     conductor_->OnBegin(static_cast<double>(EncodedSize(mine.options.codec, mine.data.size())));
     if (const auto next = conductor_->TakeCandidate()) {
@@ -151,6 +156,7 @@ void GroupState::BeginNow(Waiting waiting) {
       break;
     }
   }
+  WantLinks();
   PaceLinks();
   MarkAllDirty();
   TakeEarly(exchange);
@@ -169,10 +175,15 @@ void GroupState::TakeEarly(Exchange* exchange) {
     const auto at = early.find(id);
     if (at != early.end()) {
       if (at->second.start.has_value()) {
-        if (member == 0) failure = TakeNextPlan(*at->second.start);
+        if (member == hub_) failure = TakeNextPlan(*at->second.start);
         const Status same = exchange->TakeStart(member, *at->second.start);
-        if (!same.ok())
+        if (same.ok()) {
+          exchange->TakeRelayedAttachment(member, std::move(at->second.attachment));
+          PassOn(exchange, member);
+        } else {
           failure = Annotate(same, absl::StrCat("operation ", id, " with ", Name(member)));
+          PassOnStart(id, {member, *at->second.start, ""});
+        }
       }
       if (failure.ok()) failure = at->second.aborted;
     }
@@ -227,7 +238,7 @@ void GroupState::FinishIfComplete(uint64_t id) {
   if (at == exchanges_.end() || !at->second->Complete()) return;
   const std::unique_ptr<Exchange> exchange = Remove(id);
   exchange->handle()->Finish(exchange->Result(Now()));
-  if (plan_.has_value() && plan_->plan.throughput > 0) SendReports();
+  if (plan_.has_value() && plan_->plan.throughput > 0) SendReports(id);
   SayByeIfIdle();
 }
 
@@ -335,7 +346,11 @@ StatusOr<Link::Verdict> GroupState::OnSequenced(Link* link, const FrameHeader& h
     case FrameType::kPlan:
       return OnPlan(link->member(), payload);
     case FrameType::kReport:
-      return OnReport(link->member(), payload);
+      return OnReport(link->member(), header.operation, payload);
+    case FrameType::kRelayedStart:
+      return OnRelayedStart(link->member(), header, payload);
+    case FrameType::kSilence:
+      return OnSilence(link->member(), payload);
     default:
       return OnNumbers(link, header, payload);
   }
@@ -346,15 +361,18 @@ StatusOr<Link::Verdict> GroupState::OnStart(int member, const FrameHeader& heade
   const uint64_t id = header.operation;
   size_t most_early = kMaxEarly;
   if (!start.next_plan.empty()) {
-    if (member != 0) return absl::InvalidArgumentError("it told a plan that is not its to tell");
-    RETURN_IF_ERROR(ParsePlan(start.next_plan, members()).status());
+    if (member != hub_) return absl::InvalidArgumentError("it told a plan that is not its to tell");
+    RETURN_IF_ERROR(ReadPlan(start.next_plan).status());
     most_early = std::min(most_early, kMaxEarlyPlanBytes / start.next_plan.size());
   }
-  if (member == 0 && plan_awaits_ == id) RETURN_IF_ERROR(TakeNextPlan(start));
+  if (member == hub_ && plan_awaits_ == id) RETURN_IF_ERROR(TakeNextPlan(start));
   const auto at = exchanges_.find(id);
   if (at != exchanges_.end()) {
     const Status same = at->second->TakeStart(member, start);
-    if (!same.ok()) {
+    if (same.ok()) {
+      PassOn(at->second.get(), member);
+    } else {
+      PassOnStart(id, {member, start, ""});
       Fail(id, Annotate(same, absl::StrCat("operation ", id, " with ", Name(member))), nullptr);
     }
     MarkDirty(member);
@@ -373,18 +391,25 @@ StatusOr<Link::Verdict> GroupState::OnStart(int member, const FrameHeader& heade
 StatusOr<Link::Verdict> GroupState::OnAbort(int member, const FrameHeader& header, Bytes payload) {
   ASSIGN_OR_RETURN(const Reason reason, ParseReason(payload));
   const uint64_t id = header.operation;
+  const int about = reason.about.value_or(member);
+  if (about >= members()) return absl::InvalidArgumentError("it told of a member that is none");
   const Status status =
       reason.code == ReasonCode::kCancelled
-          ? absl::AbortedError(absl::StrCat(Name(member), " cancelled operation ", id))
-          : PeerError(member,
+          ? absl::AbortedError(absl::StrCat(Name(about), " cancelled operation ", id))
+          : PeerError(about,
                       absl::StrCat(Name(member), " failed operation ", id, ": ", reason.text));
-  if (exchanges_.count(id) > 0) {
-    Fail(id, status, nullptr);
-  } else if (!IsPast(id)) {
+  const bool under_way = exchanges_.count(id) > 0;
+  if (!under_way && IsPast(id)) return Link::Verdict::kTaken;
+  if (!under_way) {
     auto& early = members_[member].early;
     if (early.size() >= kMaxEarly && early.find(id) == early.end()) return Link::Verdict::kNotNow;
     early[id].aborted = status;
   }
+  FrameHeader told;
+  told.type = FrameType::kAbort;
+  told.operation = id;
+  TellThoseApart(member, told, EncodeReason({reason.code, reason.text, about}));
+  if (under_way) Fail(id, status, nullptr);
   return Link::Verdict::kTaken;
 }
 
@@ -408,6 +433,7 @@ StatusOr<Link::Verdict> GroupState::OnNumbers(Link* link, const FrameHeader& hea
   }
   Exchange* const exchange = at->second.get();
   RETURN_IF_ERROR(exchange->Take(member, header, payload));
+  if (header.type == FrameType::kAttachment) PassOn(exchange, member);
   MarkAllDirty();  // a sum may be complete, a result may be passed on, a window may have moved
   FinishIfComplete(id);
   return Link::Verdict::kTaken;

@@ -1,9 +1,10 @@
 // One lane's members in one view: the channels to them, the operations under way, and what happens
 // when a member is silent, lost or leaves.
 //
-// - The group stands when every channel has its links and member 0 (conductor.h) has told the first
-//   plan. Each operation runs by the plan that member 0 announced with the start of the operation
-//   before it: an operation that begins before that start is here waits.
+// - The group stands when every channel has its links and the hub (group_relay.cc), which conducts
+//   (conductor.h), has told the first plan. Each operation runs by the plan that the hub announced
+//   with the start of the operation before it: an operation that begins before that start is here
+//   waits.
 // - Which operation's frame goes next on a link: frames that were lost with another link, then the
 //   highest priority, among equals the lowest id.
 // - A frame for an operation that has not begun here makes its link wait (memory stays bounded by
@@ -51,6 +52,8 @@ class GroupState {
 
   GroupState(const Group& group, const EngineOptions& options, uint64_t incarnation, Hooks hooks);
 
+  // Who conducts and relays: the first member that all can reach; -1: nobody can be called.
+  static int HubOf(const Group& group);
   const Group& group() const { return group_; }
   uint64_t incarnation() const { return incarnation_; }
 
@@ -90,16 +93,17 @@ class GroupState {
   std::vector<LinkStatus> Links(double now) const;
   // Of all links that have been measured; 0 if one has not.
   double ShortestRoundTrip() const;
-  // Member 0 only.
+  // The hub only.
   std::optional<LinkMatrix> Matrix() const;
 
  private:
   struct Announced {  // an operation that has not begun here
     std::optional<Start> start;
+    std::string attachment;  // of a relayed start
     Status aborted;
   };
   struct Member {
-    std::unique_ptr<Channel> channel;  // null: ourselves
+    std::unique_ptr<Channel> channel;  // null: ourselves, or both only call out
     std::optional<Reason> bye;
     uint64_t bye_sequence = 0;
     bool left = false;
@@ -114,6 +118,7 @@ class GroupState {
     double backoff_seconds = 0;
     double down_since = 0;  // no link, though there were some
     bool told_silent = false;
+    double told_silent_at = 0;
     std::string last_error;               // of dialling
     std::map<uint64_t, Announced> early;  // by operation
   };
@@ -129,18 +134,31 @@ class GroupState {
   // Ours to add connections: the higher member's if a call of its came through, else the lower's.
   bool Leads(int index, double now) const;
   void EndSurplus(int index);
+
+  // Members that only call out (group_relay.cc).
+  bool Connected(int a, int b) const { return CanBeCalled(a) || CanBeCalled(b); }
+  // A plan from the wire, which uses no pair that is not connected.
+  StatusOr<NumberedPlan> ReadPlan(Bytes bytes) const;
+  // At the hub: tells those that are not connected to `member`.
+  void TellThoseApart(int member, const FrameHeader& header, const std::vector<uint8_t>& payload);
+  void PassOnStart(uint64_t id, const RelayedStart& relayed);
+  void PassOn(Exchange* exchange, int member);
+  void PassOnSilence(int member, double seconds);
+  Status CheckRelayed(int from, int member) const;
+  StatusOr<Link::Verdict> OnRelayedStart(int from, const FrameHeader& header, Bytes payload);
+  StatusOr<Link::Verdict> OnSilence(int from, Bytes payload);
   void DialDue(Member* member, int index, double now);
   Status BeganAnew(int index);
   void CheckStanding();
   void OnFirstPlan(const NumberedPlan& plan);
   void BeginProbe(double seconds);
   void EndProbe();
-  void SendReports();
+  void SendReports(uint64_t operation);
   void PaceLinks();
   void WantLinks();
   int LinksFor(int index) const;
   StatusOr<Link::Verdict> OnPlan(int member, Bytes payload);
-  StatusOr<Link::Verdict> OnReport(int member, Bytes payload);
+  StatusOr<Link::Verdict> OnReport(int member, uint64_t operation, Bytes payload);
   Status TakeNextPlan(const Start& start);
 
   // Operations and frames (group.cc).
@@ -162,7 +180,8 @@ class GroupState {
 
   // Members that are silent, lost or leave (group_members.cc).
   Status PeerError(int member, const std::string& message) const;
-  void Break(const Status& status);
+  // `member` is lost, and with it the group.
+  void Break(int member, const std::string& message);
   void CheckLeft(int member);
   void MemberLeft(int member, const Reason& reason);
   void SayBye(const Reason& reason);
@@ -182,14 +201,16 @@ class GroupState {
   const uint64_t incarnation_;
   const Hooks hooks_;
   const int self_;
-  std::unique_ptr<Conductor> conductor_;  // member 0 only
+  const int hub_;
+  std::unique_ptr<Conductor> conductor_;  // the hub's only
   std::vector<Member> members_;
   bool joining_ = true;
-  bool stood_ = false;  // the links have been reported to stand
-  Status broken_;       // not OK: no operation begins any more
+  bool stood_ = false;            // the links have been reported to stand
+  Status broken_;                 // not OK: no operation begins any more
+  std::optional<int> broken_by_;  // who was lost or left
 
   std::optional<NumberedPlan> plan_;     // of the next operation to begin
-  std::optional<uint64_t> plan_awaits_;  // the operation whose start from member 0 tells the plan
+  std::optional<uint64_t> plan_awaits_;  // the operation whose start from the hub tells the plan
   double probe_until_ = 0;               // 0: no probe
 
   std::deque<Waiting> waiting_;                              // for their plan

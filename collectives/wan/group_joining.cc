@@ -48,8 +48,8 @@ Hello GroupState::HelloFor(int member) const {
   return hello;
 }
 
-// One first, which shows how far it is: both sides call, because a firewall may stop either. Then as
-// many as suit, by the side whose calls come through.
+// One first, which shows how far it is: both sides call, because a firewall may stop either. Then
+// as many as suit, by the side whose calls come through.
 void GroupState::DialDue(Member* member, int index, double now) {
   if (member->left || member->bye.has_value() || now < member->dial_at) return;
   if (!CanBeCalled(index)) return;
@@ -95,6 +95,10 @@ Status GroupState::CheckHello(const Hello& hello) const {
                                                    hello.to, " has no place in ", Place()));
   }
   const Member& member = members_[hello.from];
+  if (member.channel == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a call from ", Name(hello.from), ", to which there is no way"));
+  }
   if ((hello.plain != 0) == options_.encrypt) {
     return absl::InvalidArgumentError(absl::StrCat(
         Name(hello.from), " called ", hello.plain != 0 ? "without" : "with", " encryption"));
@@ -142,16 +146,20 @@ Status GroupState::Attach(Link* link) {
 // A gateway that gave up joining and tries again. Once operations have begun it has missed some.
 Status GroupState::BeganAnew(int index) {
   Member& member = members_[index];
-  if (any_begun_ || !member.early.empty()) {
-    const Status status = PeerError(
-        index, absl::StrCat("lost ", Name(index), " (", Place(), "): its gateway began anew"));
-    Break(status);
-    return absl::AlreadyExistsError(status.message());
+  bool missed = any_begun_ || !member.early.empty();
+  for (const Member& other : members_) {
+    if (index == hub_ && other.channel == nullptr) missed = missed || !other.early.empty();
+  }
+  if (missed) {
+    const std::string message =
+        absl::StrCat("lost ", Name(index), " (", Place(), "): its gateway began anew");
+    Break(index, message);
+    return absl::AlreadyExistsError(message);
   }
   member.channel->Restart();
   member.bye.reset();
   if (conductor_ != nullptr) conductor_->Restarted(index);
-  if (index == 0) stood_ = false;
+  if (index == hub_) stood_ = false;
   return OkStatus();
 }
 
@@ -175,8 +183,7 @@ void GroupState::DialFailed(int index, const Status& status) {
   const bool gone =
       IsConnectionRefused(status) && (member.reached || now - member.down_since > kCallBackSeconds);
   if (gone) {
-    Break(PeerError(index,
-                    absl::StrCat("lost ", Name(index), " (", Place(), "): ", status.message())));
+    Break(index, absl::StrCat("lost ", Name(index), " (", Place(), "): ", status.message()));
   }
 }
 
@@ -194,7 +201,7 @@ bool GroupState::LinksStand() const {
 void GroupState::CheckStanding() {
   if (stood_ || !LinksStand()) return;
   stood_ = true;
-  SendReports();
+  SendReports(0);
 }
 
 Status GroupState::Missing(double waited_seconds) const {
@@ -225,39 +232,50 @@ Status GroupState::Missing(double waited_seconds) const {
 
 // ---- the probe and the plans
 
-void GroupState::SendReports() {
+// After an operation, or with the number 0.
+void GroupState::SendReports(uint64_t operation) {
   std::vector<LinkReport> reports;
-  for (Member& member : members_) {
-    if (member.channel == nullptr) continue;
+  for (int index = 0; index < members(); ++index) {
+    Member& member = members_[index];
+    if (member.channel == nullptr) {
+      if (index == self_) continue;
+      LinkReport apart;
+      apart.from = self_;
+      apart.to = index;
+      apart.reachable = false;
+      reports.push_back(apart);
+      continue;
+    }
     member.channel->Sample();
     reports.push_back(member.channel->Report());
   }
   if (conductor_ != nullptr) {
-    conductor_->OnReport(self_, std::move(reports));
+    conductor_->OnReport(self_, std::move(reports), operation);
     return;
   }
   FrameHeader header;
   header.type = FrameType::kReport;
-  members_[0].channel->SendSmall(header, EncodeReports(reports));
-  MarkDirty(0);
+  header.operation = operation;
+  members_[hub_].channel->SendSmall(header, EncodeReports(reports));
+  MarkDirty(hub_);
 }
 
-StatusOr<Link::Verdict> GroupState::OnReport(int member, Bytes payload) {
+StatusOr<Link::Verdict> GroupState::OnReport(int member, uint64_t operation, Bytes payload) {
   if (conductor_ == nullptr) return absl::InvalidArgumentError("it reported to a wrong member");
   ASSIGN_OR_RETURN(std::vector<LinkReport> reports, ParseReports(payload, members(), member));
-  conductor_->OnReport(member, std::move(reports));
+  conductor_->OnReport(member, std::move(reports), operation);
   return Link::Verdict::kTaken;
 }
 
 StatusOr<Link::Verdict> GroupState::OnPlan(int member, Bytes payload) {
-  if (member != 0) return absl::InvalidArgumentError("it told a plan that is not its to tell");
+  if (member != hub_) return absl::InvalidArgumentError("it told a plan that is not its to tell");
   ASSIGN_OR_RETURN(const std::optional<double> probe, ParseProbeRequest(payload));
   if (probe.has_value()) {
     BeginProbe(*probe);
     MarkAllDirty();
     return Link::Verdict::kTaken;
   }
-  ASSIGN_OR_RETURN(const NumberedPlan plan, ParsePlan(payload, members()));
+  ASSIGN_OR_RETURN(const NumberedPlan plan, ReadPlan(payload));
   if (any_begun_) return absl::InvalidArgumentError("it told a first plan late");
   OnFirstPlan(plan);
   return Link::Verdict::kTaken;
@@ -272,7 +290,7 @@ void GroupState::BeginProbe(double seconds) {
 
 void GroupState::EndProbe() {
   probe_until_ = 0;
-  SendReports();
+  SendReports(0);
 }
 
 void GroupState::OnFirstPlan(const NumberedPlan& plan) {
@@ -289,7 +307,7 @@ void GroupState::OnPlanned(StatusOr<TreePlan> plan) {
 
 Status GroupState::TakeNextPlan(const Start& start) {
   if (!start.next_plan.empty()) {
-    ASSIGN_OR_RETURN(plan_, ParsePlan(start.next_plan, members()));
+    ASSIGN_OR_RETURN(plan_, ReadPlan(start.next_plan));
   }
   plan_awaits_.reset();
   return OkStatus();

@@ -35,13 +35,15 @@ Status GroupState::PeerError(int member, const std::string& message) const {
   return status;
 }
 
-void GroupState::Break(const Status& status) {
+void GroupState::Break(int member, const std::string& message) {
+  const Status status = PeerError(member, message);
   if (broken_.ok()) {
-    LOG(WARNING) << Place() << " is broken: " << status.message();
+    LOG(WARNING) << Place() << " is broken: " << message;
     broken_ = status;
+    broken_by_ = member;
   }
   if (joining_) hooks_.joined(status);
-  const Reason reason = {ReasonCode::kLost, std::string(status.message())};
+  const Reason reason = {ReasonCode::kLost, message, member};
   for (const Waiting& waiting : waiting_) waiting.handle->Finish(status);
   waiting_.clear();
   while (!exchanges_.empty()) Fail(exchanges_.begin()->first, status, &reason);
@@ -60,12 +62,15 @@ void GroupState::MemberLeft(int index, const Reason& reason) {
   members_[index].left = true;
   std::string message = absl::StrCat(Name(index), " left ", Place());
   if (!reason.text.empty()) absl::StrAppend(&message, ": ", reason.text);
-  const Status status = PeerError(index, message);
+  // Who leaves because it has lost another one names that one.
+  const int about = std::min(reason.about.value_or(index), members() - 1);
+  const Status status = PeerError(about, message);
   if (broken_.ok()) {
     LOG(INFO) << message;
     broken_ = status;
+    broken_by_ = about;
   }
-  const Reason told = {ReasonCode::kLost, message};
+  const Reason told = {ReasonCode::kLost, message, about};
   for (const Waiting& waiting : waiting_) waiting.handle->Finish(status);
   waiting_.clear();
   std::vector<uint64_t> ids;
@@ -86,7 +91,7 @@ void GroupState::MemberLeft(int index, const Reason& reason) {
 
 void GroupState::SayByeIfIdle() {
   if (broken_.ok() || !exchanges_.empty()) return;
-  SayBye({ReasonCode::kLost, std::string(broken_.message())});
+  SayBye({ReasonCode::kLost, std::string(broken_.message()), broken_by_});
 }
 
 // One frame with one number on every link, so that each of them ends with it.
@@ -114,17 +119,16 @@ void GroupState::OnLost(Link* link, const Status& status) {
   const double now = Now();
   member.channel->Detach(link, now);
   MarkDirty(index);
-  if (link->bye_received || !broken_.ok()) {
+  if (link->bye_received || member.bye.has_value() || !broken_.ok()) {
     if (member.channel->up() || member.left || !broken_.ok()) return;
-    Break(PeerError(index, absl::StrCat("lost ", Name(index), " (", Place(),
-                                        ") before all that it sent was here: ", status.message())));
+    Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
+                              ") before all that it sent was here: ", status.message()));
     return;
   }
   if ((absl::IsInvalidArgument(status) || absl::IsDataLoss(status)) &&
       ++member.breaches > kMaxBreaches) {
-    Break(PeerError(index,
-                    absl::StrCat("lost ", Name(index), " (", Place(),
-                                 "): it broke the rules too often, last: ", status.message())));
+    Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
+                              "): it broke the rules too often, last: ", status.message()));
     return;
   }
   VLOG(1) << Place() << ": a connection to " << Name(index) << " broke: " << status.message();
@@ -146,16 +150,18 @@ void GroupState::Watch(Member* member, int index, double now, Losses* losses) {
     member->told_silent = true;
     LOG(WARNING) << Place() << ": " << Name(index) << " has been silent for "
                  << FormatDuration(silent);
+    member->told_silent_at = now;
     hooks_.silent(index, silent);
-  }
-  if (silent < kSilentSeconds / 2 && member->told_silent) {
+    PassOnSilence(index, silent);
+  } else if (member->told_silent && channel->heard() > member->told_silent_at) {
     member->told_silent = false;
     LOG(INFO) << Place() << ": " << Name(index) << " is heard again";
     hooks_.silent(index, 0);
+    PassOnSilence(index, 0);
   }
   if (silent > options_.patience_seconds) {
-    Break(PeerError(index, absl::StrCat("lost ", Name(index), " (", Place(), "): silent for ",
-                                        FormatDuration(silent))));
+    Break(index, absl::StrCat("lost ", Name(index), " (", Place(), "): silent for ",
+                              FormatDuration(silent)));
     return;
   }
   for (Link* const link : channel->Stuck(now)) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "collectives/wan/frame.h"
+#include "collectives/wan/relayed.h"
 
 namespace {
 
@@ -53,6 +54,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Require(again.size() == size && std::memcmp(again.data(), data, size) == 0);
   }
   (void)wan::ParseProbeRequest(bytes);
+  if (const auto start = wan::ParseRelayedStart(bytes, 5); start.ok()) {
+    const auto again = wan::ParseRelayedStart(wan::EncodeRelayedStart(*start), 5);
+    Require(again.ok() && *again == *start);
+  }
+  if (const auto silence = wan::ParseRelayedSilence(bytes, 5); silence.ok()) {
+    Require(wan::ParseRelayedSilence(wan::EncodeRelayedSilence(*silence), 5).ok());
+  }
   if (const auto reason = wan::ParseReason(bytes); reason.ok()) {
     Require(reason->text.size() <= wan::kMaxReason);
   }

@@ -159,8 +159,12 @@ TEST(WanFrame, EverythingComesBackAsItWas) {
   const auto reason = ParseReason(EncodeReason({ReasonCode::kLost, "lost\n'oslo'"}));
   ASSERT_TRUE(reason.ok());
   EXPECT_EQ(reason->code, ReasonCode::kLost);
+  EXPECT_FALSE(reason->about.has_value());
+  EXPECT_EQ(ParseReason(EncodeReason({ReasonCode::kLost, "", 1000}))->about, 1000);
+  EXPECT_FALSE(ParseReason(EncodeReason({ReasonCode::kLost, "", kMaxMembers})).ok());
   EXPECT_EQ(reason->text, "lost?'oslo'") << "nothing unprintable reaches a log";
-  EXPECT_EQ(EncodeReason({ReasonCode::kLeft, std::string(5000, 'x')}).size(), 1 + kMaxReason);
+  EXPECT_EQ(EncodeReason({ReasonCode::kLeft, std::string(5000, 'x')}).size(),
+            kReasonSize + kMaxReason);
 }
 
 TEST(WanFrame, PlansReportsAndAcknowledgementsComeBackAsTheyWere) {

@@ -178,7 +178,8 @@ Status RegionWorker::OpenGateway(pb::RegionAnswer* answer) {
   Doing("opening the data-plane port");
   wan::EngineOptions options;
   options.listen = options_.wan_listen;
-  if (options.listen.host.empty()) {
+  options.only_calls_out = options_.wan_only_calls_out;
+  if (options.listen.host.empty() && !options.only_calls_out) {
     ASSIGN_OR_RETURN(options.listen.host, LocalHostTowards(options_.orchestrator));
   }
   options.streams = static_cast<int>(job_.sync().streams());

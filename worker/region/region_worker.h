@@ -30,9 +30,10 @@ namespace atl {
 
 struct RegionWorkerOptions {
   std::string region;
-  std::string run_dir;        // empty: runs/<job name>
-  Endpoint wan_listen;        // host empty: the address that reaches the orchestrator
-  std::string wan_advertise;  // host that peers dial; empty: where we listen
+  std::string run_dir;              // empty: runs/<job name>
+  Endpoint wan_listen;              // host empty: the address that reaches the orchestrator
+  bool wan_only_calls_out = false;  // no other region can call this one
+  std::string wan_advertise;        // host that peers dial; empty: where we listen
   Endpoint orchestrator;
   std::string trainer_module;  // empty: the libtorch module
   std::string data_tokens;     // this site's copy of data.tokens; empty: the job's path
