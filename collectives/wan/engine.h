@@ -115,7 +115,8 @@ struct AllReduceOptions {
 
 struct AllReduceResult {
   std::vector<std::string> attachments;  // by member
-  int64_t bytes_sent = 0;                // on the wire, frames and tags included
+  // Frames and tags included, each frame once: what was sent again after a break is not counted.
+  int64_t bytes_sent = 0;
   int64_t bytes_received = 0;
   double seconds = 0;
   ScheduleKind schedule = ScheduleKind::kEqual;

@@ -97,6 +97,10 @@ class GroupState {
   std::optional<LinkMatrix> Matrix() const;
 
  private:
+  // Between calls, where they fail or what they bring does not last.
+  static constexpr double kFirstBackoffSeconds = 0.02;
+  static constexpr double kLastBackoffSeconds = 1;
+
   struct Announced {  // an operation that has not begun here
     std::optional<Start> start;
     std::string attachment;  // of a relayed start
@@ -111,7 +115,8 @@ class GroupState {
     bool drop_stalled = false;  // another link broke
     bool key_refused = false;
     bool reached = false;  // a call of ours came through
-    int breaches = 0;      // frames that broke the rules
+    int breaches = 0;      // frames that broke the rules, not long ago
+    double breached_at = 0;
     int wanted_links = 1;  // that we dial
     int dialling = 0;
     double dial_at = 0;  // not before

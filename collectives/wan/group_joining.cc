@@ -14,9 +14,8 @@
 namespace atl::wan {
 namespace {
 
-constexpr double kFirstBackoffSeconds = 0.02;
-constexpr double kLastBackoffSeconds = 1;
-constexpr double kLongRoundTripSeconds = 1e-3;
+// From here on a pair gets more connections; from twice that on, BBR (link.cc).
+constexpr double kFarRoundTripSeconds = 1e-3;
 constexpr int kShortLinks = 2;  // connections of a pair that is near
 constexpr int kLongLinks = 4;   // and of one that is far, until its rate is known
 constexpr int kLeastLinks = 2;  // of which numbers use so many at least
@@ -127,13 +126,12 @@ Status GroupState::Attach(Link* link) {
   }
   link->Tune();
   channel->Attach(link, Now());
-  member.backoff_seconds = 0;
   member.down_since = 0;
   if (options_.streams > 0) {
     member.wanted_links = options_.streams;
   } else if (member.wanted_links == 1) {
     const StatusOr<TcpState> state = link->Tcp();
-    const bool far = state.ok() && state->rtt_seconds > kLongRoundTripSeconds;
+    const bool far = state.ok() && state->rtt_seconds > kFarRoundTripSeconds;
     member.wanted_links = far ? kLongLinks : kShortLinks;
   }
   EndSurplus(index);

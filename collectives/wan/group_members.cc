@@ -22,6 +22,9 @@ constexpr double kIdleTickSeconds = 0.25;
 constexpr double kRestPingSeconds = 1;
 // A gateway that breaks the rules so often is not merely behind a bad line.
 constexpr int kMaxBreaches = 8;
+constexpr double kForgiveSeconds = 60;
+// A connection that breaks sooner makes the next call wait, longer each time.
+constexpr double kLastingSeconds = 5;
 // Ticks go on for so long after the last operation, to acknowledge and to let go.
 constexpr double kLingerSeconds = 2;
 
@@ -125,8 +128,14 @@ void GroupState::OnLost(Link* link, const Status& status) {
                               ") before all that it sent was here: ", status.message()));
     return;
   }
-  if ((absl::IsInvalidArgument(status) || absl::IsDataLoss(status)) &&
-      ++member.breaches > kMaxBreaches) {
+  const bool breach = absl::IsInvalidArgument(status) || absl::IsDataLoss(status);
+  if (breach) {
+    // One is forgiven for each minute that passed.
+    const double forgiven = std::floor((now - member.breached_at) / kForgiveSeconds);
+    member.breaches = 1 + static_cast<int>(std::max(0.0, member.breaches - forgiven));
+    member.breached_at = now;
+  }
+  if (breach && member.breaches > kMaxBreaches) {
     Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
                               "): it broke the rules too often, last: ", status.message()));
     return;
@@ -137,7 +146,12 @@ void GroupState::OnLost(Link* link, const Status& status) {
   // begins only when the lost frame has come: such links go too, and all is sent in its order.
   member.drop_stalled = true;
   if (!member.channel->up()) member.down_since = now;
-  member.dial_at = now;
+  // At once, unless connections die as soon as they are made.
+  const bool lasted = now - link->attached > kLastingSeconds;
+  member.backoff_seconds =
+      lasted ? 0
+             : std::clamp(2 * member.backoff_seconds, kFirstBackoffSeconds, kLastBackoffSeconds);
+  member.dial_at = std::max(member.dial_at, now + member.backoff_seconds);
 }
 
 // ---- by the clock

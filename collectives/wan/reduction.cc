@@ -10,7 +10,8 @@
 namespace atl::wan {
 namespace {
 
-// Enough for 1 Gbit/s over a quarter of a second of round trip, all children together.
+// Encoded, of one tree, all children together: enough for 1 Gbit/s over a quarter of a second of
+// round trip. A member that sums in several trees may hold that much for each.
 constexpr int64_t kWindowBytes = 64 << 20;
 constexpr int64_t kMinWindowChunks = 8;
 

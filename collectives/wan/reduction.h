@@ -46,8 +46,8 @@ struct ReductionShape {
 // Elements that a frame carries at most: `chunk_bytes` of the codec, on the share grid, at least
 // one grid step.
 int64_t ChunkElements(Codec codec, int64_t chunk_bytes);
-// Chunks that may wait at a member for each of its children: together at most kWindowBytes, but
-// never so few that a chunk's round trip would stop the stream at once.
+// Chunks of a tree that may wait at a member for each of its children: at most kWindowBytes of
+// encoded numbers a tree together, but never so few that a chunk's round trip would stop the stream at once.
 int64_t WindowChunks(int members, int64_t chunk_bytes);
 
 class Reduction {

@@ -22,8 +22,8 @@ std::vector<Range> CutShares(int64_t elements, std::span<const double> weights) 
   for (size_t i = 0; i < weights.size(); ++i) {
     sum += weights[i];
     const int64_t block = std::llround(static_cast<double>(blocks) * sum / total);
-    // Multiplied first: with whole weights every product is exact, so that a half rounds the same
-    // way in any implementation. The last weight above 0 brings the end to `elements`.
+    // Multiplied first, then divided: one fixed order of doubles, which every member computes alike
+    // (docs/protocols/wan.md). The last weight above 0 brings the end to `elements`.
     const int64_t end = std::clamp(block * kShareGrid, begin, elements);
     shares.push_back({begin, end});
     begin = end;

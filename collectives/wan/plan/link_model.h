@@ -45,9 +45,9 @@ struct LinkReport {
   int from = 0;
   int to = 0;
   double busy_seconds = 0;   // in which bytes waited to be sent; 0: idle
-  double acked_bytes = 0;    // in that time
+  double acked_bytes = 0;    // that reached the peer's kernel in that time, gaps or not
   double paced_rate = 0;     // bytes/s; 0: not paced
-  double retransmitted = 0;  // share of the segments that were sent again
+  double retransmitted = 0;  // share of the bytes that were sent again
   double rtt_seconds = 0;    // the smallest that was seen, 0: unknown
   double queue_seconds = 0;  // the typical RTT above the smallest
   bool reachable = true;
