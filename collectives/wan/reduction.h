@@ -47,7 +47,8 @@ struct ReductionShape {
 // one grid step.
 int64_t ChunkElements(Codec codec, int64_t chunk_bytes);
 // Chunks of a tree that may wait at a member for each of its children: at most kWindowBytes of
-// encoded numbers a tree together, but never so few that a chunk's round trip would stop the stream at once.
+// encoded numbers a tree together, but never so few that a chunk's round trip would stop the stream
+// at once.
 int64_t WindowChunks(int members, int64_t chunk_bytes);
 
 class Reduction {
