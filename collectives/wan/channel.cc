@@ -1,6 +1,7 @@
 #include "collectives/wan/channel.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +26,9 @@ constexpr double kNeither = 0.96;
 constexpr double kBaseMemory = 0.02;
 constexpr double kWindowSeconds = 0.1;
 constexpr double kWindowRoundTrips = 2;
+// Status: what counts as sending (pings do not), and how long it is remembered.
+constexpr double kSendingBytes = 4096;
+constexpr double kSendingSeconds = 30;
 
 }  // namespace
 
@@ -302,22 +306,25 @@ bool Channel::Busy() const {
 void Channel::Sample() {
   // Of this moment: the caller's may be some milliseconds old on a loaded machine.
   const double now = Clock::Real()->MonotonicSeconds();
-  double acked = 0, smooth = 0, least = 0;
+  double acked = 0, sent = 0, again = 0, under_way = 0, smooth = 0, least = 0;
   for (Link* const link : links_) {
     if (!link->ready()) continue;
     const StatusOr<TcpState> state = link->Tcp();
     if (!state.ok()) continue;
     const auto [at, fresh] = seen_.try_emplace(link, Seen{*state, now});
+    if (fresh) acked_ += static_cast<int64_t>(state->bytes_acked);
     if (!fresh) {
       const TcpState& before = at->second.state;
       const uint64_t moved = state->bytes_acked - before.bytes_acked;
+      acked_ += static_cast<int64_t>(moved);
       acked += std::max(0.0, state->bytes_delivered - before.bytes_delivered);
-      sent_bytes_ += static_cast<double>(state->bytes_sent - before.bytes_sent);
-      retransmitted_ +=
-          static_cast<double>(state->bytes_retransmitted - before.bytes_retransmitted);
-      const bool under_way = state->bytes_sent - state->bytes_retransmitted > state->bytes_acked;
+      sent += static_cast<double>(state->bytes_sent - before.bytes_sent);
+      again += static_cast<double>(state->bytes_retransmitted - before.bytes_retransmitted);
+      const double waits = static_cast<double>(state->bytes_sent - state->bytes_retransmitted) -
+                           static_cast<double>(state->bytes_acked);
+      under_way += std::max(0.0, waits);
       // After a pause without samples nothing is known of what moved meanwhile.
-      if (moved > 0 || !under_way || now - sampled_at_ > kPauseSeconds) at->second.moved_at = now;
+      if (moved > 0 || waits <= 0 || now - sampled_at_ > kPauseSeconds) at->second.moved_at = now;
       at->second.state = *state;
     }
     smooth = std::max(smooth, state->rtt_seconds);
@@ -325,6 +332,8 @@ void Channel::Sample() {
       least = state->min_rtt_seconds;
     }
   }
+  sent_bytes_ += sent;
+  retransmitted_ += again;
   if (smooth > 0) rtt_ = smooth;
   if (least > 0) min_rtt_ = least;
   if (smooth > 0 && (base_rtt_ == 0 || smooth < base_rtt_)) base_rtt_ = smooth;
@@ -338,6 +347,11 @@ void Channel::Sample() {
     recent_rate_ = 0;
   }
   delivered_ += acked;
+  if (elapsed < 1 && acked + under_way > kSendingBytes) {
+    const double kept = std::exp(-elapsed / kSendingSeconds);
+    sending_ = {kept * sending_.seconds + elapsed, kept * sending_.delivered + acked,
+                kept * sending_.sent + sent, kept * sending_.retransmitted + again};
+  }
   if (!Busy()) {
     busy_since_ = 0;
     window_.clear();

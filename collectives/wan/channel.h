@@ -134,6 +134,16 @@ class Channel {
   double pace_gain() const { return pace_gain_.value(); }
   // Bytes a second that were acknowledged lately.
   double recent_rate() const { return recent_rate_; }
+  // Bytes that have reached the peer.
+  int64_t acked() const { return acked_; }
+  // Over about the last half minute in which something was sent: bytes a second, and the share of
+  // the bytes that were sent again. Kept while nothing is sent, for people who ask between rounds.
+  double sending_rate() const {
+    return sending_.seconds > 0 ? sending_.delivered / sending_.seconds : 0;
+  }
+  double sending_losses() const {
+    return sending_.sent > 0 ? sending_.retransmitted / sending_.sent : 0;
+  }
 
   // Spread over the links; infinity: as fast as it goes.
   void Pace(double bytes_per_second);
@@ -195,6 +205,14 @@ class Channel {
   };
   std::map<Link*, Seen> seen_;  // at the last sample
   double recent_rate_ = 0;
+  int64_t acked_ = 0;
+  struct Sending {  // each slowly forgotten
+    double seconds = 0;
+    double delivered = 0;
+    double sent = 0;
+    double retransmitted = 0;
+  };
+  Sending sending_;
   double retransmitted_ = 0;  // bytes since the last report
   double sent_bytes_ = 0;
 };

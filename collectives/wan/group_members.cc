@@ -251,7 +251,10 @@ std::vector<LinkStatus> GroupState::Links(double now) const {
     status.name = group_.names[index];
     status.connections = static_cast<int>(member.channel->links().size());
     status.rtt_seconds = member.channel->rtt_seconds();
+    status.bytes_sent = member.channel->acked();
     status.bytes_per_second = member.channel->recent_rate();
+    status.sending_rate = member.channel->sending_rate();
+    status.retransmitted = member.channel->sending_losses();
     status.paced_rate = member.channel->paced_rate();
     status.silent_seconds = member.channel->silent_seconds(now);
     all.push_back(std::move(status));

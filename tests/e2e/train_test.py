@@ -110,6 +110,8 @@ class Train(JobTest):
         self.assertEqual(process.wait(timeout=LIMIT), 75, self.output(run_dir))
         for region in self.summary(run_dir)["regions"]:
             for link in region["links"]:
+                self.assertGreater(link["bytes_sent"], 100000)
+                self.assertGreater(link["up_bytes_per_second"], 0)
                 self.assertGreater(link["connections"], 0)
         status = subprocess.run([ATOLL, "status", run_dir], capture_output=True, text=True,
                                 timeout=LIMIT, check=True).stdout

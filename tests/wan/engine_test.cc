@@ -51,6 +51,31 @@ TEST_P(ExactSums, InEveryMemberForAllSizesAndCodecs) {
 INSTANTIATE_TEST_SUITE_P(Members, ExactSums,
                          testing::Combine(testing::Values(1, 2, 3, 5), testing::Values(1, 3)));
 
+TEST(WanEngine, LinksTellWhatHasReachedEachPeer) {
+  Cluster cluster(3);
+  cluster.JoinAll();
+  ExpectExact(&cluster, 1, 3000000, Codec::kFp32);
+  // Each sends both others their third of the vector's numbers, and its own third's sums.
+  const double share = 2.0 * 4 * 3000000 / 3;
+  for (const auto& engine : cluster.engines) {
+    std::vector<LinkStatus> links = engine->Links();
+    ASSERT_EQ(links.size(), 2u);
+    // Acknowledgements come a little later, and are seen at the next tick.
+    while (static_cast<double>(std::min(links[0].bytes_sent, links[1].bytes_sent)) < share) {
+      links = engine->Links();
+      std::this_thread::yield();
+    }
+    for (const LinkStatus& link : links) {
+      EXPECT_LT(static_cast<double>(link.bytes_sent), 1.1 * share);
+      EXPECT_GT(link.sending_rate, 0);
+      EXPECT_GE(link.retransmitted, 0);
+      EXPECT_LT(link.retransmitted, 1);
+      EXPECT_GT(link.rtt_seconds, 0);
+      EXPECT_GE(link.connections, 1);
+    }
+  }
+}
+
 TEST(WanEngine, EightMembersSumVectorsSmallerThanTheirChunks) {
   Cluster cluster(8, 1);
   cluster.JoinAll();
