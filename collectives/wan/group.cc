@@ -142,6 +142,7 @@ void GroupState::BeginNow(Waiting waiting) {
   auto owned = std::make_unique<Exchange>(mine, std::move(waiting.handle));
   Exchange* const exchange = owned.get();
   exchanges_[id] = std::move(owned);
+  resume_ = true;  // what came for it before, while its plan was awaited
   const auto place = std::upper_bound(
       order_.begin(), order_.end(), exchange, [](const Exchange* a, const Exchange* b) {
         return a->priority() != b->priority() ? a->priority() > b->priority() : a->id() < b->id();
@@ -158,6 +159,7 @@ void GroupState::BeginNow(Waiting waiting) {
   }
   WantLinks();
   PaceLinks();
+  if (exchanges_.size() == 1) ForgetRates();
   MarkAllDirty();
   TakeEarly(exchange);
   if (waiting.cancelled) {

@@ -160,6 +160,7 @@ class GroupState {
   void EndProbe();
   void SendReports(uint64_t operation);
   void PaceLinks();
+  void ForgetRates();
   void WantLinks();
   int LinksFor(int index) const;
   StatusOr<Link::Verdict> OnPlan(int member, Bytes payload);

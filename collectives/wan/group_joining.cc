@@ -328,6 +328,15 @@ void GroupState::PaceLinks() {
   }
 }
 
+void GroupState::ForgetRates() {
+  for (Member& member : members_) {
+    if (member.channel == nullptr) continue;
+    for (Link* const link : member.channel->links()) {
+      if (link->ready()) link->ForgetRate();
+    }
+  }
+}
+
 // So many connections as keep the pair's planned rate under way.
 int GroupState::LinksFor(int index) const {
   const std::vector<double> loads = EdgeLoads(plan_->plan);

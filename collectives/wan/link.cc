@@ -316,7 +316,23 @@ void Link::Pace(double bytes_per_second) {
 void Link::Tune() {
   const StatusOr<TcpState> state = Tcp();
   if (!state.ok() || state->rtt_seconds == 0) return;
-  Wish(SetCongestionControl(fd_, state->rtt_seconds > kLongRoundTripSeconds ? "bbr" : "cubic"));
+  const bool bbr = state->rtt_seconds > kLongRoundTripSeconds;
+  const Status set = SetCongestionControl(fd_, bbr ? "bbr" : "cubic");
+  bbr_ = bbr && set.ok();
+  Wish(set);
+}
+
+// What BBR thinks that the path delivers grows by a quarter in eight round trips: of a link that
+// had to share its line in the operation before it is still too little seconds later, though the
+// plan knows better. Taken anew it finds the rate in two round trips, held back by our pacing, and
+// it does not stop to measure the shortest round trip for the next ten seconds. Reno is the one
+// that every user may have in between.
+void Link::ForgetRate() {
+  if (!bbr_ || pace_ <= 0 || std::isinf(pace_)) return;
+  Wish(SetCongestionControl(fd_, "reno"));
+  const Status again = SetCongestionControl(fd_, "bbr");
+  bbr_ = again.ok();
+  Wish(again);
 }
 
 void Link::CloseGently() {

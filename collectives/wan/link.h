@@ -91,6 +91,9 @@ class Link {
   void Pace(double bytes_per_second);
   // Chooses the congestion control that suits the link's round trip.
   void Tune();
+  // Before an operation: the rate that the kernel has found for this link so far is found anew, at
+  // most as fast as it is paced.
+  void ForgetRate();
   StatusOr<TcpState> Tcp() const { return GetTcpState(fd_); }
 
   bool dialled() const { return dialled_; }
@@ -180,6 +183,7 @@ class Link {
   size_t frame_begin_ = 0;  // between BeginFrame and FinishFrame
   Bytes outside_;           // what is left of a payload in place; it belongs at out_[outside_at_]
   size_t outside_at_ = 0;
+  bool bbr_ = false;
   double pace_ = 0;        // 0: not told yet
   bool shut_ = false;      // the sending direction is
   uint32_t interest_ = 0;  // what epoll watches

@@ -118,6 +118,40 @@ TEST(WanFaults, ConnectionsThatBreakBetweenOperationsAreMadeAgain) {
   ExpectSums(&cluster, 10);
 }
 
+TEST(WanFaults, NumbersThatCameWhileTheirOperationAwaitedItsPlanAreTakenWhenItBegins) {
+  Cluster cluster(3, 1);
+  Proxy proxy(cluster.endpoints[0]);  // between members 0 and 2 alone
+  std::vector<std::thread> joining;
+  for (int member = 0; member < 3; ++member) {
+    joining.emplace_back([&, member] {
+      Group group = cluster.GroupOf(member);
+      if (member == 2) group.members[0] = proxy.endpoint();
+      EXPECT_TRUE(cluster.engines[member]->Join(group, 30).ok());
+    });
+  }
+  for (std::thread& thread : joining) thread.join();
+  cluster.JoinAll(2);
+  proxy.HoldAcceptor(true);
+  auto first = MakeInputs(3, 100, 1), second = MakeInputs(3, 768, 2);
+  const auto expected = Reference(second, Codec::kFp32);
+  auto operations = cluster.StartAll(1, &first);
+  const auto more = cluster.StartAll(2, &second);
+  ASSERT_TRUE(operations[1]->Wait().ok());
+  // Member 1 sends its numbers for the second; member 2 lacks member 0's start of the first.
+  for (uint64_t id = 1; id <= 3; ++id) {  // time enough for them to arrive
+    std::vector<std::vector<float>> data(3, std::vector<float>(100000, 1.0f));
+    for (const auto& other : cluster.StartAll(id, &data, {}, 2)) ASSERT_TRUE(other->Wait().ok());
+  }
+  EXPECT_FALSE(more[2]->Done());
+  proxy.HoldAcceptor(false);
+  operations.insert(operations.end(), more.begin(), more.end());
+  for (const auto& operation : operations) {
+    const auto result = operation->Wait();
+    ASSERT_TRUE(result.ok()) << result.status();
+  }
+  for (const auto& vector : second) EXPECT_TRUE(SameBits(vector, expected));
+}
+
 TEST(WanFaults, WhatALossyCodecSentIsSentAgainWithTheSameBytes) {
   Cluster cluster(2);
   Proxy proxy(cluster.endpoints[0]);

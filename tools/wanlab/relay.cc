@@ -175,8 +175,8 @@ void Relay::Turn() {
 }
 
 // After a turn that came late the packets in the device have come at some time since the one
-// before: the lines take them as of then, so that no line time is lost, but none arrives sooner than
-// if it had come just now; else round trips would be shorter than the lab's.
+// before: the lines take them as of then, so that no line time is lost, but none arrives sooner
+// than if it had come just now; else round trips would be shorter than the lab's.
 void Relay::ReadRegion(int region, Nanos stamp, Nanos seen) {
   for (int i = 0; i < kPacketsAtOnce; ++i) {
     if (scratch_ == nullptr) scratch_ = pool_.Allocate(PacketPool::kLargest);
