@@ -47,15 +47,16 @@ void Channel::Detach(Link* link, double now) {
   for (auto& [sequence, sent] : sent_) {
     if (sent.link != link) continue;
     sent.link = nullptr;
-    ++lost_;
+    ++(sent.held != nullptr ? lost_held_ : lost_);
   }
   if (pace_ > 0) Pace(pace_);
 }
 
 void Channel::Restart() {
+  for (Link* const link : links_) link->Detach();
   sent_.clear();
-  lost_ = 0;
-  kept_bytes_ = 0;
+  lost_ = lost_held_ = 0;
+  kept_bytes_ = held_bytes_ = 0;
   next_ = 1;
   below_ = 1;
   beyond_.clear();
@@ -68,6 +69,7 @@ void Channel::Remember(Link* link, const FrameHeader& header, Sent sent) {
   sent.header = header;
   sent.link = link;
   kept_bytes_ += sent.bytes.size();
+  if (sent.held != nullptr) held_bytes_ += header.payload;
   sent_[header.sequence] = std::move(sent);
 }
 
@@ -140,22 +142,33 @@ void Channel::SendPiece(Link* link, FrameHeader header, PieceSource* source,
   Remember(link, header, std::move(sent));
 }
 
-bool Channel::AppendLost(Link* link) {
-  if (lost_ == 0) return false;
+void Channel::SendHeld(Link* link, FrameHeader header, std::shared_ptr<const uint8_t[]> bytes) {
+  Number(&header);
+  link->AppendInPlace(header, Bytes(bytes.get(), header.payload));
+  Sent sent;
+  sent.held = std::move(bytes);
+  Remember(link, header, std::move(sent));
+}
+
+bool Channel::AppendLost(Link* link, bool held) {
+  size_t& lost = held ? lost_held_ : lost_;
+  if (lost == 0) return false;
   for (auto& [sequence, sent] : sent_) {
-    if (sent.link != nullptr) continue;
+    if (sent.link != nullptr || (sent.held != nullptr) != held) continue;
     AppendStart(link, sent.start);
     if (sent.source != nullptr) {
       sent.source->Rewrite(sent.piece, link->BeginFrame(sent.header));
       link->FinishFrame();
+    } else if (held) {
+      link->AppendInPlace(sent.header, Bytes(sent.held.get(), sent.header.payload));
     } else {
       link->Append(sent.header, sent.bytes);
     }
     sent.link = link;
-    --lost_;
+    --lost;
     return true;
   }
-  lost_ = 0;
+  lost = 0;
   return false;
 }
 
@@ -188,8 +201,10 @@ void Channel::Keep(PieceSource* source) {
 }
 
 void Channel::Forget(std::map<uint64_t, Sent>::iterator at) {
-  if (at->second.link == nullptr) --lost_;
-  kept_bytes_ -= at->second.bytes.size();
+  const Sent& sent = at->second;
+  if (sent.link == nullptr) --(sent.held != nullptr ? lost_held_ : lost_);
+  kept_bytes_ -= sent.bytes.size();
+  if (sent.held != nullptr) held_bytes_ -= sent.header.payload;
   sent_.erase(at);
 }
 
@@ -400,11 +415,19 @@ LinkReport Channel::Report() {
   }
   pace_gain_.Observe(report);
   burst_ = false;
+  ForgetSamples();
+  return report;
+}
+
+void Channel::ForgetSamples() {
   window_rates_.clear();
   window_.clear();
   busy_seconds_ = queue_sum_ = retransmitted_ = sent_bytes_ = 0;
   queue_samples_ = 0;
-  return report;
+}
+
+void Channel::Unpace() {
+  for (Link* const link : links_) link->Pace(std::numeric_limits<double>::infinity());
 }
 
 void Channel::Pace(double bytes_per_second) {

@@ -83,15 +83,20 @@ class Channel {
   uint64_t last_number() const { return next_ - 1; }
   Link* LeastBusy() const;
   void SendStart(Link* link, std::shared_ptr<const StartFrame> start);
-  // Frames that were lost with their link; false if there are none.
-  bool AppendLost(Link* link);
+  // A frame of bytes that nobody changes; they are held until it is acknowledged.
+  void SendHeld(Link* link, FrameHeader header, std::shared_ptr<const uint8_t[]> bytes);
+  // Frames that were lost with their link; false if there are none. Held ones apart: they wait
+  // until there is nothing more urgent.
+  bool AppendLost(Link* link) { return AppendLost(link, false); }
+  bool AppendLostHeld(Link* link) { return AppendLost(link, true); }
   void AppendAck(Link* link);
 
   // `source` ends: what is unacknowledged of it is copied.
   void Keep(PieceSource* source);
   size_t unacked() const { return sent_.size(); }
   size_t kept_bytes() const { return kept_bytes_; }
-  bool has_lost() const { return lost_ > 0; }
+  size_t held_bytes() const { return held_bytes_; }
+  bool has_lost() const { return lost_ + lost_held_ > 0; }
 
   // ---- receiving
   bool Taken(uint64_t sequence) const;
@@ -119,6 +124,8 @@ class Channel {
   // More waits to be sent than the kernel takes.
   bool Busy() const;
   void Sample();
+  // What was seen since the last report is of something else than the next one.
+  void ForgetSamples();
   // What was seen since the last report.
   LinkReport Report();
   // Segments were lost that no full queue explains: more connections, so that one that waits for a
@@ -145,8 +152,13 @@ class Channel {
     return sending_.sent > 0 ? sending_.retransmitted / sending_.sent : 0;
   }
 
+  // How long bytes stand in queues, as the round trips tell.
+  double queue_seconds() const { return rtt_ > base_rtt_ ? rtt_ - base_rtt_ : 0; }
+
   // Spread over the links; infinity: as fast as it goes.
   void Pace(double bytes_per_second);
+  // All links, also those that Pace leaves alone, until Pace is called.
+  void Unpace();
   // Numbers go over so many of the links only: fewer, larger bursts where the rate needs no more.
   void UseLinks(int links);
   bool Uses(const Link* link) const;
@@ -157,11 +169,13 @@ class Channel {
     Link* link = nullptr;  // null: lost, to be sent again
     PieceSource* source = nullptr;
     Reduction::Piece piece;
-    std::vector<uint8_t> bytes;  // without a source: the payload
+    std::vector<uint8_t> bytes;             // without a source: the payload
+    std::shared_ptr<const uint8_t[]> held;  // or this one
     std::shared_ptr<const StartFrame> start;
   };
 
   void Remember(Link* link, const FrameHeader& header, Sent sent);
+  bool AppendLost(Link* link, bool held);
   void AppendStart(Link* link, const std::shared_ptr<const StartFrame>& start);
   void Forget(std::map<uint64_t, Sent>::iterator at);
 
@@ -171,7 +185,9 @@ class Channel {
 
   uint64_t next_ = 1;
   std::map<uint64_t, Sent> sent_;  // unacknowledged, by sequence number
-  size_t lost_ = 0;                // of them without a link
+  size_t lost_ = 0;                // of them without a link, and not held
+  size_t lost_held_ = 0;
+  size_t held_bytes_ = 0;
   size_t kept_bytes_ = 0;
 
   uint64_t below_ = 1;

@@ -48,7 +48,7 @@ EngineImpl::EngineImpl(const EngineOptions& options, Fd listener, Endpoint endpo
 
 EngineImpl::~EngineImpl() {
   commands_->Post([this] {
-    while (!groups_.empty()) RemoveGroup(groups_.begin()->first);
+    while (!groups_.empty()) (void)RemoveGroup(groups_.begin()->first);
     while (!pending_.empty()) Drop(pending_.front(), absl::CancelledError("the engine ends"));
     while (!dialling_.empty()) Drop(dialling_.front(), absl::CancelledError("the engine ends"));
     listener_.Reset();
@@ -56,6 +56,8 @@ EngineImpl::~EngineImpl() {
   });
   thread_.join();
   background_.reset();
+  reads_.reset();
+  sinks_.reset();
   commands_->Close();
 }
 
@@ -95,22 +97,27 @@ Status EngineImpl::Join(const Group& group, double deadline_seconds) {
     if (stands) word = progress->Await(Now() + kPlanSeconds);
   }
   if (word.has_value() && word->ok()) return OkStatus();
+  Served served;
   commands_->Call([&] {
     const std::optional<Status> decided = progress->Await(0);
     status = decided.has_value() ? *decided : GiveUpJoining(name, Now() - began);
-    if (!status.ok()) RemoveGroup(name);
+    if (!status.ok()) served = RemoveGroup(name);
   });
+  for (const auto& source : served) source->Stop();
   return status;
 }
 
 void EngineImpl::Leave(ViewId view) {
+  Served served;
   commands_->Call([&] {
     while (true) {
       const auto at = groups_.lower_bound({view.value, 0});
-      if (at == groups_.end() || at->first.first != view.value) return;
-      RemoveGroup(at->first);
+      if (at == groups_.end() || at->first.first != view.value) break;
+      for (auto& source : RemoveGroup(at->first)) served.push_back(std::move(source));
     }
+    std::erase_if(served_, [&](const auto& waiting) { return waiting.first.first == view.value; });
   });
+  for (const auto& source : served) source->Stop();
 }
 
 std::shared_ptr<Operation> EngineImpl::AllReduce(ViewId view, LaneId lane, uint64_t id,
@@ -167,6 +174,12 @@ Status EngineImpl::AddGroup(const Group& group, std::shared_ptr<JoinProgress> pr
   GroupState* const added = state.get();
   tick_at_ = 0;
   groups_[name] = {std::move(progress), std::move(state)};
+  const auto served = served_.extract(name);
+  if (!served.empty()) {
+    for (const auto& [served_name, source] : served.mapped()) {
+      added->serving()->Serve(served_name, source);
+    }
+  }
   for (Link* const link : std::list<Link*>(pending_)) {
     if (!link->held() || NameOf(link->hello()) != name) continue;
     const Status status = Admit(link, added);
@@ -182,13 +195,14 @@ Status EngineImpl::GiveUpJoining(const GroupName& name, double waited_seconds) {
 }
 
 // By value: a caller may well name it by the key that is erased here.
-void EngineImpl::RemoveGroup(GroupName name) {
+EngineImpl::Served EngineImpl::RemoveGroup(GroupName name) {
   const auto at = groups_.find(name);
-  if (at == groups_.end()) return;
+  if (at == groups_.end()) return {};
   const Entry entry = std::move(at->second);
   groups_.erase(at);
   entry.progress->Finish(absl::CancelledError("the view was left while it was joining"));
   entry.state->Leave();
+  Served served = entry.state->serving()->StopAll();
   std::vector<Link*> ours;
   for (const auto& [link, owned] : links_) {
     if (!link->held() && !link->closing() && NameOf(link->hello()) == name) ours.push_back(link);
@@ -201,6 +215,7 @@ void EngineImpl::RemoveGroup(GroupName name) {
       Drop(link, absl::CancelledError("the view was left"));
     }
   }
+  return served;
 }
 
 void EngineImpl::CloseGently(Link* link) {
@@ -237,6 +252,18 @@ GroupState::Hooks EngineImpl::HooksFor(const GroupName& name, uint64_t incarnati
       });
     });
   };
+  hooks.read = [this, name, incarnation](auto task, auto then) {
+    RunAside(&reads_, name, incarnation, std::move(task), std::move(then));
+  };
+  hooks.sink = [this, name, incarnation](auto task, auto then) {
+    RunAside(&sinks_, name, incarnation, std::move(task), std::move(then));
+  };
+  hooks.numbers_flow = [this] {
+    for (const auto& [other, entry] : groups_) {
+      if (entry.state->NumbersFlow()) return true;
+    }
+    return false;
+  };
   hooks.joined = [progress](const Status& status) { progress->Finish(status); };
   hooks.silent = [this, group](int member, double seconds) {
     if (!options_.on_silence) return;
@@ -260,6 +287,72 @@ void EngineImpl::StartLink(const GroupName& name, uint64_t incarnation, int memb
   link->deadline = Now() + kDialSeconds;
   dialling_.push_back(link.get());
   links_[link.get()] = std::move(link);
+}
+
+void EngineImpl::RunAside(std::unique_ptr<Background>* thread, const GroupName& name,
+                          uint64_t incarnation, std::function<void()> task,
+                          std::function<void()> then) {
+  if (*thread == nullptr) *thread = std::make_unique<Background>();
+  (*thread)->Run([this, name, incarnation, task = std::move(task), then = std::move(then)] {
+    task();
+    commands_->Post([this, name, incarnation, then] {
+      if (Find(name, incarnation) != nullptr) then();
+    });
+  });
+}
+
+// ---- transfers
+
+Status EngineImpl::Serve(ViewId view, LaneId lane, const std::string& name,
+                         std::shared_ptr<ByteSource> source) {
+  if (name.empty() || name.size() > size_t{kMaxNameBytes}) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("to serve '", name, "': a name has 1 to ", kMaxNameBytes, " bytes"));
+  }
+  const auto served = std::make_shared<ServedSource>(std::move(source));
+  std::shared_ptr<ServedSource> former;
+  commands_->Call([&] {
+    GroupState* const group = Find({view.value, lane.value});
+    former = group != nullptr ? group->serving()->Serve(name, served)
+                              : std::exchange(served_[{view.value, lane.value}][name], served);
+  });
+  if (former != nullptr) former->Stop();
+  return OkStatus();
+}
+
+void EngineImpl::StopServing(ViewId view, LaneId lane, const std::string& name) {
+  std::shared_ptr<ServedSource> former;
+  commands_->Call([&] {
+    GroupState* const group = Find({view.value, lane.value});
+    if (group != nullptr) {
+      former = group->serving()->Stop(name);
+      return;
+    }
+    const auto waiting = served_.find({view.value, lane.value});
+    if (waiting != served_.end()) waiting->second.erase(name);
+  });
+  if (former != nullptr) former->Stop();
+}
+
+std::shared_ptr<Transfer> EngineImpl::Fetch(ViewId view, LaneId lane, FetchRequest request) {
+  const GroupName name = {view.value, lane.value};
+  const auto handle =
+      std::make_shared<FetchHandle>(commands_, [this, name](const FetchHandle* cancelled) {
+        if (GroupState* const group = Find(name)) group->CancelFetch(cancelled);
+      });
+  const bool posted = commands_->Post([this, name, request = std::move(request), handle] {
+    GroupState* const group = Find(name);
+    if (group == nullptr) {
+      handle->Finish(absl::FailedPreconditionError(absl::StrCat(
+                         "view ", name.first, ", lane ", name.second, " has not been joined")),
+                     {});
+      return;
+    }
+    group->Fetch(request, handle);
+    tick_at_ = 0;
+  });
+  if (!posted) handle->Finish(absl::CancelledError("the engine has ended"), {});
+  return handle;
 }
 
 std::vector<LinkStatus> EngineImpl::Links() {

@@ -35,6 +35,7 @@
 #include "collectives/codec/codec.h"
 #include "collectives/wan/plan/link_matrix.h"
 #include "collectives/wan/plan/tree_plan.h"
+#include "collectives/wan/transfer.h"
 
 namespace atl::wan {
 
@@ -165,6 +166,16 @@ class Engine {
   virtual std::shared_ptr<Operation> AllReduce(ViewId view, LaneId lane, uint64_t id,
                                                std::span<float> data,
                                                const AllReduceOptions& options) = 0;
+
+  // Bytes for members of (view, lane) that fetch them under this name (transfer.h), from now, or
+  // from the time this gateway joins, until StopServing or the group is left. What the name stood for
+  // is no longer served. When StopServing or Leave returns, `source` is not read any more.
+  virtual Status Serve(ViewId view, LaneId lane, const std::string& name,
+                       std::shared_ptr<ByteSource> source) = 0;
+  virtual void StopServing(ViewId view, LaneId lane, const std::string& name) = 0;
+  // Fetches bytes from members of (view, lane). A group that breaks ends its fetches with the
+  // member that was lost.
+  virtual std::shared_ptr<Transfer> Fetch(ViewId view, LaneId lane, FetchRequest request) = 0;
 
   // What is known of the links to the members of all groups, and of the links that the first
   // callable member of a group knows from reports (empty elsewhere).

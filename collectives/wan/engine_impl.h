@@ -18,6 +18,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -43,6 +44,10 @@ class EngineImpl : public Engine, public Link::Owner {
   void Leave(ViewId view) override;
   std::shared_ptr<Operation> AllReduce(ViewId view, LaneId lane, uint64_t id, std::span<float> data,
                                        const AllReduceOptions& options) override;
+  Status Serve(ViewId view, LaneId lane, const std::string& name,
+               std::shared_ptr<ByteSource> source) override;
+  void StopServing(ViewId view, LaneId lane, const std::string& name) override;
+  std::shared_ptr<Transfer> Fetch(ViewId view, LaneId lane, FetchRequest request) override;
   std::vector<LinkStatus> Links() override;
   std::optional<LinkMatrix> Matrix(ViewId view, LaneId lane) override;
   int64_t bytes_sent() const override { return bytes_sent_; }
@@ -58,6 +63,7 @@ class EngineImpl : public Engine, public Link::Owner {
 
  private:
   using GroupName = std::pair<int64_t, int64_t>;  // view, lane
+  using Served = std::vector<std::shared_ptr<ServedSource>>;
   struct Entry {
     std::shared_ptr<JoinProgress> progress;
     std::unique_ptr<GroupState> state;
@@ -75,7 +81,12 @@ class EngineImpl : public Engine, public Link::Owner {
   GroupState* Find(const GroupName& name, uint64_t incarnation);
   void StartLink(const GroupName& name, uint64_t incarnation, int member, StatusOr<Fd> fd);
   Status Admit(Link* link, GroupState* group);
-  void RemoveGroup(GroupName name);
+  // Returns what was served in it, to be stopped by another thread than this one.
+  Served RemoveGroup(GroupName name);
+  // Runs the first on `thread`, made when it is first needed, then the second here, if the group
+  // still is.
+  void RunAside(std::unique_ptr<Background>* thread, const GroupName& name, uint64_t incarnation,
+                std::function<void()> task, std::function<void()> then);
   void CloseGently(Link* link);
   void Drop(Link* link, const Status& status);
   void Settle();
@@ -97,6 +108,8 @@ class EngineImpl : public Engine, public Link::Owner {
   Fd epoll_;
   Fd listener_;
   double accept_again_ = 0;  // 0: not paused
+  // For groups that have not been joined yet.
+  std::map<GroupName, std::map<std::string, std::shared_ptr<ServedSource>>> served_;
   bool stopping_ = false;
   std::map<GroupName, Entry> groups_;
   std::unordered_map<Link*, std::unique_ptr<Link>> links_;
@@ -109,6 +122,8 @@ class EngineImpl : public Engine, public Link::Owner {
 
   std::thread thread_;  // uses all of the above
   std::unique_ptr<Background> background_;
+  std::unique_ptr<Background> reads_;  // of what is served
+  std::unique_ptr<Background> sinks_;  // of what is fetched
 };
 
 }  // namespace atl::wan

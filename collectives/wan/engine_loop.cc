@@ -59,7 +59,8 @@ Status EngineImpl::OnHeader(Link* link, const FrameHeader& header) {
 StatusOr<Link::Verdict> EngineImpl::OnFrame(Link* link, const FrameHeader& header, Bytes payload) {
   GroupState* const group = GroupOf(link);
   if (group == nullptr) return absl::CancelledError("the view was left");
-  if (header.type == FrameType::kPing) tick_at_ = 0;  // it is answered there
+  if (header.type == FrameType::kFetch) tick_at_ = 0;  // bytes will be waited for
+  if (header.type == FrameType::kPing) tick_at_ = 0;   // it is answered there
   return group->OnFrame(link, header, payload);
 }
 

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "collectives/codec/codec.h"
 #include "collectives/wan/engine.h"
+#include "collectives/wan/fetch_frame.h"
 #include "collectives/wan/relayed.h"
 
 namespace atl::wan {
@@ -110,6 +111,14 @@ Status CheckPayload(const FrameHeader& header) {
                      "a relayed start");
     case FrameType::kSilence:
       return bounded(kRelayedSilenceSize, kRelayedSilenceSize, "a word on silence");
+    case FrameType::kFetch:
+      return bounded(kFetchFrameSize + 1, kFetchFrameSize + kMaxNameBytes, "a fetch");
+    case FrameType::kBlock:
+      return bounded(1, kMaxPayload, "a block");
+    case FrameType::kFetchEnd:
+      return bounded(1, 1 + kMaxReason, "an end of a fetch");
+    case FrameType::kFetchCancel:
+      return bounded(0, 0, "a cancelled fetch");
     case FrameType::kPlan:
       return bounded(8, 8 + kMaxPlanBytes, "a plan");
     case FrameType::kReport:
@@ -125,6 +134,10 @@ Status CheckFields(const FrameHeader& header) {
   if (IsNumbers(header.type)) {
     if (header.range.empty()) return Bad("a frame with no elements");
     if (header.tree >= kMaxTrees) return Bad("a frame of a tree that no plan has");
+  } else if (header.type == FrameType::kBlock) {
+    if (header.range.size() != static_cast<int64_t>(header.payload) || header.tree != 0) {
+      return Bad("a block whose length is another one than it says");
+    }
   } else if (header.range != Range{0, 0} || header.tree != 0) {
     return Bad("a frame with a range it cannot have");
   }

@@ -78,6 +78,10 @@ enum class FrameType : uint8_t {
   kProbe = 12,         // bytes that only measure the link
   kRelayedStart = 13,  // RelayedStart (relayed.h): another member's start and attachment
   kSilence = 14,       // RelayedSilence: another member is silent, or heard again
+  kFetch = 15,         // FetchFrame (fetch_frame.h): asks for bytes that the receiver serves
+  kBlock = 16,         // some of the bytes that the receiver has asked for
+  kFetchEnd = 17,      // FetchEnd: no more of them will come
+  kFetchCancel = 18,   // no more of them are wanted
 };
 // Frames of the other types have no sequence number and are never sent again.
 bool IsSequenced(FrameType type);
@@ -88,7 +92,8 @@ struct FrameHeader {
   uint32_t payload = 0;  // bytes
   uint64_t operation = 0;
   uint64_t sequence = 0;
-  Range range;  // elements, of kContribution and kResult; at most 2^32 - 1 long
+  // Of kContribution and kResult: elements, at most 2^32 - 1. Of kBlock: bytes.
+  Range range;
   friend bool operator==(const FrameHeader&, const FrameHeader&) = default;
 };
 

@@ -34,7 +34,9 @@ GroupState::GroupState(const Group& group, const EngineOptions& options, uint64_
       hooks_(std::move(hooks)),
       self_(static_cast<int>(group.self.value)),
       hub_(HubOf(group)),
-      members_(group.members.size()) {
+      members_(group.members.size()),
+      serving_(MakeServing()),
+      fetching_(MakeFetching()) {
   for (int member = 0; member < members(); ++member) {
     if (member == self_ || !Connected(self_, member)) continue;
     members_[member].channel = std::make_unique<Channel>(self_, member);
@@ -159,6 +161,9 @@ void GroupState::BeginNow(Waiting waiting) {
   }
   WantLinks();
   PaceLinks();
+  for (Member& member : members_) {
+    if (std::exchange(member.unpaced, false)) member.channel->ForgetSamples();
+  }
   if (exchanges_.size() == 1) ForgetRates();
   MarkAllDirty();
   TakeEarly(exchange);
@@ -214,6 +219,7 @@ void GroupState::Cancel(uint64_t id, const OperationHandle* handle) {
 
 void GroupState::Leave() {
   const Status left = absl::CancelledError(absl::StrCat("this gateway left ", Place()));
+  fetching_.EndAll(left, Now());
   for (const Waiting& waiting : waiting_) waiting.handle->Finish(left);
   waiting_.clear();
   while (!exchanges_.empty()) Fail(exchanges_.begin()->first, left, nullptr);
@@ -347,6 +353,11 @@ StatusOr<Link::Verdict> GroupState::OnSequenced(Link* link, const FrameHeader& h
       return OnBye(link, header, payload);
     case FrameType::kPlan:
       return OnPlan(link->member(), payload);
+    case FrameType::kFetch:
+    case FrameType::kBlock:
+    case FrameType::kFetchEnd:
+    case FrameType::kFetchCancel:
+      return OnTransfer(link->member(), header, payload);
     case FrameType::kReport:
       return OnReport(link->member(), header.operation, payload);
     case FrameType::kRelayedStart:
@@ -464,7 +475,7 @@ bool GroupState::NextFrame(Link* link) {
     link->Append(header, zeros);
     return true;
   }
-  return false;
+  return AppendTransfer(channel, link);
 }
 
 void GroupState::Settle(Losses* losses) {

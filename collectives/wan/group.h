@@ -34,7 +34,10 @@
 #include "collectives/wan/channel.h"
 #include "collectives/wan/conductor.h"
 #include "collectives/wan/exchange.h"
+#include "collectives/wan/fetching.h"
 #include "collectives/wan/link.h"
+#include "collectives/wan/serving.h"
+#include "collectives/wan/spare_rate.h"
 
 namespace atl::wan {
 
@@ -48,6 +51,11 @@ class GroupState {
     std::function<void(const LinkMatrix& links, const PlanRequest& request)> solve;
     std::function<void(const Status& status)> joined;  // the group stands, or cannot; once
     std::function<void(int member, double seconds)> silent;
+    // Runs the first on the thread of all reads, or of all sinks, then the second on the I/O
+    // thread, if the group still is.
+    std::function<void(std::function<void()>, std::function<void()>)> read, sink;
+    // An all-reduce is under way in some group of the engine.
+    std::function<bool()> numbers_flow;
   };
 
   GroupState(const Group& group, const EngineOptions& options, uint64_t incarnation, Hooks hooks);
@@ -78,6 +86,12 @@ class GroupState {
   void Cancel(uint64_t id, const OperationHandle* handle);
   // Cancels all, says Bye on all links; the caller closes them gently.
   void Leave();
+
+  // Transfers (group_transfer.cc).
+  Serving* serving() { return &serving_; }
+  void Fetch(FetchRequest request, std::shared_ptr<FetchHandle> handle);
+  void CancelFetch(const FetchHandle* handle);
+  bool NumbersFlow() const { return !exchanges_.empty() || !waiting_.empty(); }
 
   // Links.
   Status OnHeader(Link* link, const FrameHeader& header) const;
@@ -124,6 +138,8 @@ class GroupState {
     double down_since = 0;  // no link, though there were some
     bool told_silent = false;
     double told_silent_at = 0;
+    bool unpaced = false;  // for a transfer, until the next operation
+    SpareRate spare;
     std::string last_error;               // of dialling
     std::map<uint64_t, Announced> early;  // by operation
   };
@@ -184,6 +200,17 @@ class GroupState {
   // Ends an operation; with a reason the other members are told.
   void Fail(uint64_t id, const Status& status, const Reason* reason);
 
+  // Transfers (group_transfer.cc).
+  Serving MakeServing();
+  Fetching MakeFetching();
+  StatusOr<Link::Verdict> OnTransfer(int member, const FrameHeader& header, Bytes payload);
+  bool AppendTransfer(Channel* channel, Link* link);
+  // Something is asked for here or there, or not acknowledged.
+  bool Transfers(int member) const;
+  void TickTransfer(Member* member, int index, double now, Losses* losses);
+  // Nothing is fetched from it or served to it any more.
+  void EndTransfers(int member, const Status& why);
+
   // Members that are silent, lost or leave (group_members.cc).
   Status PeerError(int member, const std::string& message) const;
   // `member` is lost, and with it the group.
@@ -218,6 +245,9 @@ class GroupState {
   std::optional<NumberedPlan> plan_;     // of the next operation to begin
   std::optional<uint64_t> plan_awaits_;  // the operation whose start from the hub tells the plan
   double probe_until_ = 0;               // 0: no probe
+
+  Serving serving_;
+  Fetching fetching_;
 
   std::deque<Waiting> waiting_;                              // for their plan
   std::map<uint64_t, std::unique_ptr<Exchange>> exchanges_;  // under way

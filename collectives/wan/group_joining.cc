@@ -154,6 +154,7 @@ Status GroupState::BeganAnew(int index) {
     Break(index, message);
     return absl::AlreadyExistsError(message);
   }
+  EndTransfers(index, absl::UnavailableError("its gateway began anew"));
   member.channel->Restart();
   member.bye.reset();
   if (conductor_ != nullptr) conductor_->Restarted(index);

@@ -50,6 +50,7 @@ void GroupState::Break(int member, const std::string& message) {
   for (const Waiting& waiting : waiting_) waiting.handle->Finish(status);
   waiting_.clear();
   while (!exchanges_.empty()) Fail(exchanges_.begin()->first, status, &reason);
+  fetching_.EndAll(broken_, Now());
   resume_ = true;
   SayByeIfIdle();
 }
@@ -88,6 +89,7 @@ void GroupState::MemberLeft(int index, const Reason& reason) {
       FinishIfComplete(id);
     }
   }
+  fetching_.EndAll(broken_, Now());
   resume_ = true;
   SayByeIfIdle();
 }
@@ -106,7 +108,7 @@ void GroupState::SayBye(const Reason& reason) {
     header.type = FrameType::kBye;
     for (Link* const link : member.channel->links()) {
       if (!link->ready() || link->bye_sent) continue;
-      while (member.channel->AppendLost(link)) {
+      while (member.channel->AppendLost(link) || member.channel->AppendLostHeld(link)) {
       }
       member.channel->SendBytes(link, header, bytes);
       if (header.sequence == 0) header.sequence = member.channel->last_number();
@@ -203,6 +205,11 @@ double GroupState::Tick(double now, Losses* losses) {
   bool soon = working || probe_until_ > 0 || now - last_active_ < kLingerSeconds;
   bool later = false;
   if (probe_until_ > 0 && now >= probe_until_) EndProbe();
+  if (broken_.ok() && fetching_.Works()) {
+    fetching_.Tick(now);
+    soon = true;
+  }
+  for (int index = 0; index < members(); ++index) soon = soon || Transfers(index);
   for (int index = 0; index < members(); ++index) {
     Member& member = members_[index];
     if (member.channel == nullptr) continue;
@@ -210,10 +217,11 @@ double GroupState::Tick(double now, Losses* losses) {
     if (soon) channel->Sample();
     if (working && !joining_) {
       Watch(&member, index, now, losses);
-    } else if (broken_.ok()) {
+    } else if (broken_.ok() && !Transfers(index)) {
       channel->ExpectNothing();
       if (!joining_ && channel->Ping(now, kRestPingSeconds)) MarkDirty(index);
     }
+    if (broken_.ok() && Transfers(index)) TickTransfer(&member, index, now, losses);
     if (channel->Reassure(now)) soon = true;
     SendAcks(index);
     if (broken_.ok()) DialDue(&member, index, now);
