@@ -168,8 +168,8 @@ class Engine {
                                                const AllReduceOptions& options) = 0;
 
   // Bytes for members of (view, lane) that fetch them under this name (transfer.h), from now, or
-  // from the time this gateway joins, until StopServing or the group is left. What the name stood for
-  // is no longer served. When StopServing or Leave returns, `source` is not read any more.
+  // from the time this gateway joins, until StopServing or the group is left. What the name stood
+  // for is no longer served. When StopServing or Leave returns, `source` is not read any more.
   virtual Status Serve(ViewId view, LaneId lane, const std::string& name,
                        std::shared_ptr<ByteSource> source) = 0;
   virtual void StopServing(ViewId view, LaneId lane, const std::string& name) = 0;
