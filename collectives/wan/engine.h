@@ -101,6 +101,9 @@ struct Group {
   std::vector<Endpoint> members;
   std::vector<std::string> names;  // of the members' regions, for messages
   Key key = {};                    // of the view, from the orchestrator
+  // Only for transfers (transfer.h): no plan, no probe, no all-reduce. Join returns at once,
+  // members may come, go and come again; who is lost takes its own transfers along and no more.
+  bool transfers_only = false;
 };
 
 struct AllReduceOptions {

@@ -20,6 +20,11 @@ constexpr size_t kProbeBytes = 32 << 10;
 
 double Now() { return Clock::Real()->MonotonicSeconds(); }
 
+bool IsOfTransfer(FrameType type) {
+  return type == FrameType::kFetch || type == FrameType::kBlock || type == FrameType::kFetchEnd ||
+         type == FrameType::kFetchCancel;
+}
+
 bool IsNumbers(FrameType type) {
   return type == FrameType::kContribution || type == FrameType::kResult;
 }
@@ -41,7 +46,10 @@ GroupState::GroupState(const Group& group, const EngineOptions& options, uint64_
     if (member == self_ || !Connected(self_, member)) continue;
     members_[member].channel = std::make_unique<Channel>(self_, member);
   }
-  if (self_ == hub_) {
+  if (group_.transfers_only) {
+    joining_ = false;
+    hooks_.joined(OkStatus());
+  } else if (self_ == hub_) {
     std::vector<bool> callable;
     for (int member = 0; member < members(); ++member) callable.push_back(CanBeCalled(member));
     Conductor::Hooks conductor;
@@ -95,6 +103,10 @@ void GroupState::MarkAllDirty() {
 void GroupState::Begin(const Exchange::Parameters& parameters,
                        std::shared_ptr<OperationHandle> handle) {
   const uint64_t id = parameters.id;
+  if (group_.transfers_only) {
+    handle->Finish(absl::FailedPreconditionError(Place() + " is for transfers only"));
+    return;
+  }
   if (joining_) {
     handle->Finish(absl::FailedPreconditionError(Place() + " is still joining"));
     return;
@@ -344,6 +356,9 @@ StatusOr<Link::Verdict> GroupState::OnFrame(Link* link, const FrameHeader& heade
 
 StatusOr<Link::Verdict> GroupState::OnSequenced(Link* link, const FrameHeader& header,
                                                 Bytes payload) {
+  if (group_.transfers_only && !IsOfTransfer(header.type) && header.type != FrameType::kBye) {
+    return absl::InvalidArgumentError("it sent a frame that has no place between us");
+  }
   switch (header.type) {
     case FrameType::kStart:
       return OnStart(link->member(), header, payload);

@@ -18,6 +18,9 @@
 // - A member that says Bye has left once all that it sent before is here: what needs nothing more
 //   from it goes on to its end, so that members may leave as soon as they themselves are done.
 //
+// - A group for transfers only has no plan and no operations, and does not break: with a member
+//   that is lost only what was fetched from it or served to it ends.
+//
 // Nothing here destroys a link or writes to a socket from within a callback: members with something
 // to send are marked, and Settle() does it. Thread rule: the I/O thread only.
 #pragma once

@@ -157,6 +157,7 @@ Status GroupState::BeganAnew(int index) {
   EndTransfers(index, absl::UnavailableError("its gateway began anew"));
   member.channel->Restart();
   member.bye.reset();
+  member.left = false;
   if (conductor_ != nullptr) conductor_->Restarted(index);
   if (index == hub_) stood_ = false;
   return OkStatus();
@@ -198,7 +199,7 @@ bool GroupState::LinksStand() const {
 }
 
 void GroupState::CheckStanding() {
-  if (stood_ || !LinksStand()) return;
+  if (group_.transfers_only || stood_ || !LinksStand()) return;
   stood_ = true;
   SendReports(0);
 }

@@ -39,6 +39,7 @@ Status GroupState::PeerError(int member, const std::string& message) const {
 }
 
 void GroupState::Break(int member, const std::string& message) {
+  if (group_.transfers_only) return EndTransfers(member, PeerError(member, message));
   const Status status = PeerError(member, message);
   if (broken_.ok()) {
     LOG(WARNING) << Place() << " is broken: " << message;
@@ -66,6 +67,7 @@ void GroupState::MemberLeft(int index, const Reason& reason) {
   members_[index].left = true;
   std::string message = absl::StrCat(Name(index), " left ", Place());
   if (!reason.text.empty()) absl::StrAppend(&message, ": ", reason.text);
+  if (group_.transfers_only) return EndTransfers(index, PeerError(index, message));
   // Who leaves because it has lost another one names that one.
   const int about = std::min(reason.about.value_or(index), members() - 1);
   const Status status = PeerError(about, message);

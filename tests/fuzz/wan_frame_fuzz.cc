@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "collectives/wan/fetch_frame.h"
 #include "collectives/wan/frame.h"
 #include "collectives/wan/relayed.h"
 
@@ -52,6 +53,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (const auto ack = wan::ParseAck(bytes); ack.ok()) {
     const std::vector<uint8_t> again = wan::EncodeAck(*ack);
     Require(again.size() == size && std::memcmp(again.data(), data, size) == 0);
+  }
+  if (const auto fetch = wan::ParseFetch(bytes); fetch.ok()) {
+    const std::vector<uint8_t> again = wan::EncodeFetch(*fetch);
+    Require(again.size() == size && std::memcmp(again.data(), data, size) == 0);
+    Require(!fetch->range.empty() && fetch->range.size() <= wan::kMaxBlockBytes);
+  }
+  if (const auto end = wan::ParseFetchEnd(bytes); end.ok()) {
+    Require(end->text.size() <= wan::kMaxReason && !wan::StatusOf(*end).ok());
   }
   (void)wan::ParseProbeRequest(bytes);
   if (const auto start = wan::ParseRelayedStart(bytes, 5); start.ok()) {

@@ -10,6 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "base/random.h"
 #include "collectives/codec/codec.h"
+#include "collectives/wan/fetch_frame.h"
 #include "collectives/wan/seal.h"
 
 namespace atl::wan {
@@ -191,6 +192,55 @@ TEST(WanFrame, PlansReportsAndAcknowledgementsComeBackAsTheyWere) {
   EXPECT_EQ(**ParseProbeRequest(EncodeProbeRequest(1.25)), 1.25);
   EXPECT_FALSE(ParseProbeRequest(EncodeProbeRequest(1e9)).ok());
   EXPECT_FALSE(ParseProbeRequest(EncodePlan(numbered))->has_value());
+}
+
+TEST(WanFrame, FetchesHaveTheDocumentedBytes) {
+  const std::vector<uint8_t> fetch = EncodeFetch({{1048576, 1048576 + 65536}, "state"});
+  EXPECT_EQ(Hex(fetch),
+            "00001000000000000000010000000000"
+            "7374617465");
+  EXPECT_EQ(ParseFetch(fetch)->range, (Range{1048576, 1114112}));
+  EXPECT_EQ(ParseFetch(fetch)->name, "state");
+  FrameHeader header;
+  header.type = FrameType::kBlock;
+  header.operation = 5;
+  header.sequence = 6;
+  header.range = {1048576, 1048576 + 3};
+  header.payload = 3;
+  std::array<uint8_t, kHeaderSize> bytes;
+  EncodeHeader(header, bytes.data());
+  EXPECT_EQ(Hex(Bytes(bytes).subspan(8)),
+            "03000000"
+            "03000000"
+            "0500000000000000"
+            "0600000000000000"
+            "0000100000000000");
+  EXPECT_EQ(*ParseHeader(bytes), header);
+  for (const uint32_t payload : {0, 2, 4}) {
+    header.payload = payload;
+    EncodeHeader(header, bytes.data());
+    EXPECT_FALSE(ParseHeader(bytes).ok()) << payload;
+  }
+  const std::vector<uint8_t> end = EncodeFetchEnd({FetchEndCode::kOutOfRange, "100 bytes"});
+  EXPECT_EQ(Hex(end),
+            "02"
+            "313030206279746573");
+  EXPECT_EQ(ParseFetchEnd(end)->text, "100 bytes");
+  EXPECT_TRUE(absl::IsOutOfRange(StatusOf(*ParseFetchEnd(end))));
+}
+
+TEST(WanFrame, RefusesFetchesThatCannotBe) {
+  constexpr int64_t kFar = int64_t{1} << 48;
+  for (const Range range :
+       {Range{-1, 5}, Range{0, 0}, Range{5, 4}, Range{0, kMaxBlockBytes + 1},
+        Range{kFar + 1, kFar + 2}, Range{0, std::numeric_limits<int64_t>::max()}}) {
+    EXPECT_FALSE(ParseFetch(EncodeFetch({range, "state"})).ok()) << range.begin;
+  }
+  EXPECT_FALSE(ParseFetch(EncodeFetch({{0, 1}, ""})).ok());
+  EXPECT_FALSE(ParseFetch(EncodeFetch({{0, 1}, std::string(256, 'x')})).ok());
+  EXPECT_TRUE(ParseFetch(EncodeFetch({{0, kMaxBlockBytes}, std::string(255, 'x')})).ok());
+  for (const uint8_t code : {0, 5, 255}) EXPECT_FALSE(ParseFetchEnd({&code, 1}).ok());
+  EXPECT_FALSE(ParseFetchEnd(std::vector<uint8_t>(514, 1)).ok());
 }
 
 TEST(WanFrame, AGreetingOfAnotherVersionTellsItsVersionAndNothingElse) {

@@ -294,6 +294,91 @@ TEST_F(WanTransfer, AnAllReduceBesideAFetchHasTheSameBits) {
   ExpectWhole(transfer.get());
 }
 
+TEST_F(WanTransfer, ACapIsKept) {
+  Start(3, 2 << 20);
+  Serve(1);
+  Serve(2);
+  cluster_->JoinAll();
+  FetchRequest request = Whole(&out_);
+  request.rate_cap = 4 << 20;
+  const auto transfer = Fetch(request);
+  ExpectWhole(transfer.get());
+  // Not a word on speed: sooner than that is too fast.
+  EXPECT_GT(transfer->Progress().seconds, 0.5 - 0.07);
+}
+
+TEST_F(WanTransfer, InAGroupForTransfersAMemberThatIsKilledTakesNothingAlong) {
+  constexpr int64_t kSize = 64 << 20;
+  Start(4, kSize);
+  auto proxy = std::make_unique<Proxy>(cluster_->endpoints[1]);
+  for (int member = 0; member < 4; ++member) {
+    Group group = cluster_->GroupOf(member);
+    group.transfers_only = true;
+    if (member == 1) group.members.assign(4, Endpoint());
+    group.members[1] = proxy->endpoint();
+    const Status joined = cluster_->engines[member]->Join(group, 30);
+    ASSERT_TRUE(joined.ok()) << joined;
+  }
+  const auto killed = Serve(1);
+  Serve(2);
+  Serve(3);
+  const auto transfer = Fetch(Whole(&out_));
+  killed->AwaitRead(kSize / 8);
+  proxy.reset();
+  ExpectWhole(transfer.get());
+  const FetchProgress progress = transfer->Progress();
+  EXPECT_LE(progress.again, kSize / 50);
+  ASSERT_EQ(progress.fallen.size(), 1u);
+  EXPECT_EQ(progress.fallen[0].name, "oslo");
+  // The group goes on without it, and with it when it is back.
+  std::fill(out_.begin(), out_.end(), 0);
+  ExpectWhole(Fetch(Whole(&out_, {{2}, {3}})).get());
+  std::vector<float> data(10);
+  EXPECT_TRUE(absl::IsFailedPrecondition(
+      cluster_->engines[0]->AllReduce(kView, kLane, 1, data, {})->Wait().status()));
+}
+
+TEST_F(WanTransfer, InAGroupForTransfersAMemberThatLeftMayComeAgain) {
+  Start(2);
+  const auto join = [&](int member) {
+    Group group = cluster_->GroupOf(member);
+    group.transfers_only = true;
+    const Status joined = cluster_->engines[member]->Join(group, 30);
+    ASSERT_TRUE(joined.ok()) << joined;
+  };
+  join(0);
+  for (int time = 0; time < 3; ++time) {
+    Serve(1);
+    join(1);
+    std::fill(out_.begin(), out_.end(), 0);
+    // Until its new membership is known here, it is the one that has left.
+    Status status = Fetch(Whole(&out_))->Wait();
+    while (!status.ok()) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr("left"));
+      std::this_thread::yield();
+      status = Fetch(Whole(&out_))->Wait();
+    }
+    EXPECT_TRUE(out_ == bytes_);
+    cluster_->engines[1]->Leave(kView);
+  }
+}
+
+TEST_F(WanTransfer, ASourceThatIsLostEndsTheFetchWithItsName) {
+  Start(2, 64 << 20);
+  const auto source = Serve(1);
+  cluster_->JoinAll();
+  const auto transfer = Fetch(Whole(&out_));
+  source->AwaitRead(1 << 20);
+  source->Hold(true);
+  std::thread killer([&] { cluster_->engines[1].reset(); });
+  const Status status = transfer->Wait();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("oslo"));
+  EXPECT_TRUE(status.GetPayload(kPeerPayload).has_value());
+  source->Hold(false);
+  killer.join();
+}
+
 TEST_F(WanTransfer, RequestsThatCannotBeAreErrors) {
   Start(2);
   cluster_->JoinAll();
