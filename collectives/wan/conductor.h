@@ -81,6 +81,7 @@ class Conductor {
   std::map<uint64_t, std::map<int, std::vector<LinkReport>>> steady_;
   double bytes_ = 64 << 20;
   uint32_t version_;
+  int observed_ = 0;  // rounds of reports: the probe, operations
   bool solving_ = false;
   bool again_ = false;  // the model has moved on since
   bool fast_ = false;   // nobody paces

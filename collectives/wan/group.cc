@@ -172,7 +172,7 @@ void GroupState::BeginNow(Waiting waiting) {
     }
   }
   WantLinks();
-  PaceLinks();
+  PaceLinks(mine.plan.plan);
   for (Member& member : members_) {
     if (std::exchange(member.unpaced, false)) member.channel->ForgetSamples();
   }

@@ -178,7 +178,7 @@ class GroupState {
   void BeginProbe(double seconds);
   void EndProbe();
   void SendReports(uint64_t operation);
-  void PaceLinks();
+  void PaceLinks(const TreePlan& plan);
   void ForgetRates();
   void WantLinks();
   int LinksFor(int index) const;

@@ -297,7 +297,7 @@ void GroupState::OnFirstPlan(const NumberedPlan& plan) {
   plan_ = plan;
   joining_ = false;
   WantLinks();
-  PaceLinks();
+  PaceLinks(plan_->plan);
   hooks_.joined(OkStatus());
 }
 
@@ -313,10 +313,10 @@ Status GroupState::TakeNextPlan(const Start& start) {
   return OkStatus();
 }
 
-// Each pair gets the rate at which the plan uses it, a little more so that spare room shows.
-void GroupState::PaceLinks() {
-  if (!plan_.has_value()) return;
-  const TreePlan& plan = plan_->plan;
+// Each pair gets the rate at which the plan of the operation that begins uses it (that is not
+// always the newest plan), a little more so that spare room shows; not less than what goes on needs.
+void GroupState::PaceLinks(const TreePlan& plan) {
+  const bool alone = exchanges_.size() <= 1;
   const std::vector<double> loads = EdgeLoads(plan);
   for (int index = 0; index < members(); ++index) {
     Channel* const channel = members_[index].channel.get();
@@ -325,8 +325,9 @@ void GroupState::PaceLinks() {
     if (options_.streams == 0 && plan.throughput > 0) {
       channel->UseLinks(channel->lossy() ? kMaxStreams : std::max(kLeastLinks, LinksFor(index)));
     }
-    channel->Pace(plan.throughput > 0 ? std::max(kLeastPace, rate * channel->pace_gain())
-                                      : std::numeric_limits<double>::infinity());
+    const double pace = plan.throughput > 0 ? std::max(kLeastPace, rate * channel->pace_gain())
+                                            : std::numeric_limits<double>::infinity();
+    channel->Pace(alone ? pace : std::max(pace, channel->paced_rate()));
   }
 }
 

@@ -36,9 +36,9 @@ namespace atl::wan {
 
 // Senders pace at the plan's rate times a PaceGain, which begins at that. More than 1, for two
 // reasons: an estimate that is a little low costs nothing, and a link that could carry more shows
-// it by keeping up. Not much more, because what is too much queues in the slowest router: 3% too much
-// are 30 ms of queue a second, which a line with 100 ms of queue takes for three seconds before it
-// drops; at 10% it drops after one.
+// it by keeping up. Not much more, because what is too much queues in the slowest router: 3% too
+// much are 30 ms of queue a second, which a line with 100 ms of queue takes for three seconds before
+// it drops; at 10% it drops after one.
 inline constexpr double kPacingGain = 1.03;
 
 struct LinkReport {

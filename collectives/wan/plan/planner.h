@@ -28,6 +28,8 @@ struct PlanRequest {
   ScheduleKind kind = ScheduleKind::kAuto;  // a kind: that one, with the best weights
   // kAuto chooses among order-stable plans only (tree_plan.h).
   bool order_stable = false;
+  // The links are not well known yet: MakeSoundPlan takes an order-stable plan if there is one.
+  bool early = false;
 };
 
 // kInvalidArgument: a matrix that cannot be (negative rates, a member that nobody reaches: named).
