@@ -396,14 +396,15 @@ LinkReport Channel::Report() {
   report.queue_seconds = queue_samples_ > 0 ? queue_sum_ / queue_samples_ : 0;
   report.reachable = up();
   if (!window_rates_.empty()) {
-    // Of a probe the first half is the slow start. The middle of the rest, because those who share a
-    // line have their best moments one after the other.
-    if (burst_)
+    // Of a probe the first half is the slow start. Not the best moment of the rest, because
+    // those who share a line have theirs one after the other.
+    if (burst_) {
       window_rates_.erase(window_rates_.begin(),
                           window_rates_.begin() + static_cast<int64_t>(window_rates_.size() / 2));
+    }
     std::sort(window_rates_.begin(), window_rates_.end());
     const size_t last = window_rates_.size() - 1;
-    const double rate = window_rates_[burst_ ? last / 2 : last * 3 / 4];
+    const double rate = window_rates_[last * 3 / 4];
     report.busy_seconds = busy_seconds_;
     report.acked_bytes = busy_seconds_ * rate;
     const bool full = report.retransmitted > kFullLosses ||

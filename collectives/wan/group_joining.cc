@@ -313,8 +313,9 @@ Status GroupState::TakeNextPlan(const Start& start) {
   return OkStatus();
 }
 
-// Each pair gets the rate at which the plan of the operation that begins uses it (that is not
-// always the newest plan), a little more so that spare room shows; not less than what goes on needs.
+// Each pair gets the rate at which the plan of the operation that begins uses it (which is not
+// always the newest plan), a little more so that spare room shows; and not less than what is under
+// way needs.
 void GroupState::PaceLinks(const TreePlan& plan) {
   const bool alone = exchanges_.size() <= 1;
   const std::vector<double> loads = EdgeLoads(plan);

@@ -95,6 +95,8 @@ TEST(LinkModel, ASingleOutlierMovesLittleASecondWordIsBelieved) {
 TEST(LinkModel, ALinkThatKeepsUpIsPacedHigherEveryTimeAndBelievedToBeWhatItCarried) {
   LinkModel model(Names(2));
   PaceGain gain;
+  EXPECT_GT(gain.value(), kPacingGain);  // only a probe has been seen
+  gain.Observe(Report(0, 1, 50, 100));
   EXPECT_EQ(gain.value(), kPacingGain);
   model.Observe({Report(0, 1, 100, 0), Report(1, 0, 100, 0)});
   double before = std::min(model.matrix().up[0], model.matrix().rate(0, 1)) / kMbit;

@@ -42,14 +42,15 @@ constexpr double kLonely = 1;
 
 // A limit counts as tried if it carried that share of what is believed.
 constexpr double kTried = 0.93;
-// PaceGain by the number of operations in a row in which a link kept up. A wrong guess queues, and
-// drops when the queue is full, for one operation: small at first.
+// The steps of PaceGain. A wrong guess queues, and drops when the queue is full, for one operation:
+// small at first.
 constexpr double kGains[] = {kPacingGain, 1.06, 1.12, 1.25, 1.45, 1.85};
 // By a single flow's word the belief moves that share of the way, at first.
 constexpr double kFirstDoubt = 0.4;
 // A smaller change may be chance: the belief is a mean that moves by that share each time.
 constexpr double kSmallChange = 0.1;
 constexpr double kMemory = 0.3;
+constexpr double kProven = 0.8;
 // After some operations without use a limit grows by that share with each.
 constexpr int kUnusedBeforeForgetting = 5;
 constexpr double kForgetting = 0.02;
@@ -83,12 +84,19 @@ bool KeptUp(const LinkReport& report) {
 
 }  // namespace
 
-double PaceGain::value() const { return kGains[kept_up_]; }
+double PaceGain::value() const { return kGains[step_]; }
 
 void PaceGain::Observe(const LinkReport& report) {
   if (!Says(report) || report.paced_rate <= 0) return;
   const int last = static_cast<int>(std::size(kGains)) - 1;
-  kept_up_ = KeptUp(report) ? std::min(kept_up_ + 1, last) : 0;
+  if (FellShort(report)) {
+    step_ = 0;
+    met_limit_ = true;
+  } else if (KeptUp(report)) {
+    step_ = std::min(step_ + (met_limit_ ? 1 : 2), last);
+  } else {
+    step_ = std::max(step_ - 1, 0);
+  }
 }
 
 struct LinkModel::Flow {
@@ -257,9 +265,9 @@ class LinkModel::Round {
       all_kept_up = all_kept_up && flows_[f].kept_up;
     }
     if (carried < kTried * belief || (carried < belief && all_kept_up)) return;
-    // A small change may be chance.
+    // A small change may be chance; but what flows that kept up have carried, it can carry.
     const bool large = carried > belief * (1 + kSmallChange);
-    belief += (large ? 1 : kMemory) * (carried - belief);
+    belief += (large ? 1 : all_kept_up ? kProven : kMemory) * (carried - belief);
   }
 
   void Forget(Limit& limit) {

@@ -34,11 +34,11 @@
 
 namespace atl::wan {
 
-// Senders pace at the plan's rate times a PaceGain, which begins at that. More than 1, for two
+// Senders pace at the plan's rate times a PaceGain, which is at least that. More than 1, for two
 // reasons: an estimate that is a little low costs nothing, and a link that could carry more shows
 // it by keeping up. Not much more, because what is too much queues in the slowest router: 3% too
-// much are 30 ms of queue a second, which a line with 100 ms of queue takes for three seconds before
-// it drops; at 10% it drops after one.
+// much are 30 ms of queue a second, which a line with 100 ms of queue takes for three seconds
+// before it drops; at 10% it drops after one.
 inline constexpr double kPacingGain = 1.03;
 
 struct LinkReport {
@@ -53,9 +53,11 @@ struct LinkReport {
   bool reachable = true;
 };
 
-// How far above the plan a sender paces its link to one peer: more with every operation in a row
-// in which the link kept up, so that a line that has become three times as fast is found in six of
-// them; kPacingGain again as soon as it did not. The shares stay as planned meanwhile.
+// How far above the plan a sender paces its link to one peer: a step more with every operation in
+// which the link kept up, so that a line that has become three times as fast is found in six of
+// them; kPacingGain again as soon as it fell short, and a step less if it did neither. Until it
+// first falls short all that is known is a probe's word, so it begins higher and takes two steps at
+// once. The shares stay as planned meanwhile.
 class PaceGain {
  public:
   double value() const;
@@ -63,7 +65,8 @@ class PaceGain {
   void Observe(const LinkReport& report);
 
  private:
-  int kept_up_ = 0;  // operations in a row
+  int step_ = 2;
+  bool met_limit_ = false;
 };
 
 // Whom everybody sends to in each round of a probe, a fraction of a second a round, not paced:
