@@ -1,6 +1,7 @@
 #include "base/tcp.h"
 
 // Not netinet/tcp.h: its tcp_info is older and shorter.
+#include <linux/inet_diag.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -57,6 +58,19 @@ Status SetPacingRate(const Fd& fd, double bytes_per_second) {
 Status SetCongestionControl(const Fd& fd, const std::string& name) {
   return Set(fd, IPPROTO_TCP, TCP_CONGESTION, name.c_str(), static_cast<socklen_t>(name.size()),
              absl::StrCat("congestion control '", name, "'"));
+}
+
+StatusOr<double> GetBbrRate(const Fd& fd) {
+  tcp_cc_info info = {};
+  socklen_t size = sizeof info;
+  if (getsockopt(fd.get(), IPPROTO_TCP, TCP_CC_INFO, &info, &size) != 0) {
+    return ErrnoError(errno, "cannot ask for the state of the congestion control");
+  }
+  // Each kind writes its own structure; BBR's is the only one of this size.
+  if (size != sizeof info.bbr) {
+    return absl::FailedPreconditionError("the congestion control is not BBR");
+  }
+  return static_cast<double>(uint64_t{info.bbr.bbr_bw_hi} << 32 | info.bbr.bbr_bw_lo);
 }
 
 Status SetUnsentLimit(const Fd& fd, int bytes) {

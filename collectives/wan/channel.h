@@ -137,8 +137,7 @@ class Channel {
   double rtt_seconds() const { return rtt_; }
   double min_rtt_seconds() const { return min_rtt_; }
   double paced_rate() const { return pace_ < 1e18 ? pace_ : 0; }
-  // How far above the plan to pace, from the reports so far.
-  double pace_gain() const { return pace_gain_.value(); }
+  const PaceGain& pace_gain() const { return pace_gain_; }
   // Bytes a second that were acknowledged lately.
   double recent_rate() const { return recent_rate_; }
   // Bytes that have reached the peer.

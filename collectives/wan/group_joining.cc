@@ -326,7 +326,7 @@ void GroupState::PaceLinks(const TreePlan& plan) {
     if (options_.streams == 0 && plan.throughput > 0) {
       channel->UseLinks(channel->lossy() ? kMaxStreams : std::max(kLeastLinks, LinksFor(index)));
     }
-    const double pace = plan.throughput > 0 ? std::max(kLeastPace, rate * channel->pace_gain())
+    const double pace = plan.throughput > 0 ? std::max(kLeastPace, channel->pace_gain().Pace(rate))
                                             : std::numeric_limits<double>::infinity();
     channel->Pace(alone ? pace : std::max(pace, channel->paced_rate()));
   }

@@ -27,6 +27,9 @@ constexpr int kUnsentInKernel = 128 << 10;
 // Shorter round trips are those of one building: there loss is rare and BBR halves the rate.
 constexpr double kLongRoundTripSeconds = 2e-3;
 
+// BBR that knows of so much of what a link is to carry is left alone.
+constexpr double kEnoughOfPace = 0.95;
+
 // Only tuning: a kernel that lacks one of these still carries every byte.
 void Wish(const Status& status) {
   if (!status.ok()) VLOG(1) << status.message();
@@ -324,11 +327,13 @@ void Link::Tune() {
 
 // What BBR thinks that the path delivers grows by a quarter in eight round trips: of a link that
 // had to share its line in the operation before it is still too little seconds later, though the
-// plan knows better. Taken anew it finds the rate in two round trips, held back by our pacing, and
-// it does not stop to measure the shortest round trip for the next ten seconds. Reno is the one
-// that every user may have in between.
+// plan knows better. Taken anew it finds the rate in two round trips, held back by our pacing.
+// Reno is the one that every user may have in between.
 void Link::ForgetRate() {
-  if (!bbr_ || pace_ <= 0 || std::isinf(pace_)) return;
+  if (!bbr_) return;
+  const StatusOr<double> rate = GetBbrRate(fd_);
+  const bool paced = pace_ > 0 && !std::isinf(pace_);
+  if (rate.ok() && paced && *rate >= kEnoughOfPace * pace_) return;
   Wish(SetCongestionControl(fd_, "reno"));
   const Status again = SetCongestionControl(fd_, "bbr");
   bbr_ = again.ok();

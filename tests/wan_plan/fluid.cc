@@ -107,7 +107,7 @@ double RunOperation(const LinkMatrix& truth, const TreePlan& plan, double bytes,
     for (int j = 0; j < n; ++j) {
       const double load = loads[i * n + j];
       if (load <= 0) continue;
-      flows.push_back({i, j, load * bytes, load * plan.throughput * (*gains)[i * n + j].value()});
+      flows.push_back({i, j, load * bytes, (*gains)[i * n + j].Pace(load * plan.throughput)});
     }
   }
   RunFluid(truth, kInfinity, flows);

@@ -13,6 +13,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Shorter, and a rate says little: the first round trips, a single burst.
 constexpr double kLeastBusySeconds = 0.02;
+// For the gain: what lasts so few round trips was over before the pacing mattered.
+constexpr double kLeastRoundTrips = 3;
 // A flow that got less of its pacing fell short. Paced at kPacingGain over a limit that is known
 // exactly it gets 1 / kPacingGain; measuring is off by some percent.
 constexpr double kShort = 0.94;
@@ -88,11 +90,14 @@ double PaceGain::value() const { return kGains[step_]; }
 
 void PaceGain::Observe(const LinkReport& report) {
   if (!Says(report) || report.paced_rate <= 0) return;
+  if (report.busy_seconds < kLeastRoundTrips * report.rtt_seconds) return;
   const int last = static_cast<int>(std::size(kGains)) - 1;
   if (FellShort(report)) {
     step_ = 0;
     met_limit_ = true;
+    carried_ = 0;
   } else if (KeptUp(report)) {
+    if (!met_limit_) carried_ = report.acked_bytes / report.busy_seconds;
     step_ = std::min(step_ + (met_limit_ ? 1 : 2), last);
   } else {
     step_ = std::max(step_ - 1, 0);

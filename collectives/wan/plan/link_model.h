@@ -26,6 +26,7 @@
 // Pure; thread rule: one thread at a time.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -56,17 +57,21 @@ struct LinkReport {
 // How far above the plan a sender paces its link to one peer: a step more with every operation in
 // which the link kept up, so that a line that has become three times as fast is found in six of
 // them; kPacingGain again as soon as it fell short, and a step less if it did neither. Until it
-// first falls short all that is known is a probe's word, so it begins higher and takes two steps at
-// once. The shares stay as planned meanwhile.
+// first falls short all that is known is a probe's word, so it begins higher, takes two steps at
+// once, and does not wait for the plan to follow what was carried. The shares stay as planned
+// meanwhile.
 class PaceGain {
  public:
   double value() const;
+  // The pace, bytes/s, of a link that the plan uses at that rate.
+  double Pace(double planned) const { return std::max(planned, carried_) * value(); }
   // The link's report of an operation; one that says nothing of its rate changes nothing.
   void Observe(const LinkReport& report);
 
  private:
   int step_ = 2;
   bool met_limit_ = false;
+  double carried_ = 0;  // by an operation in which it kept up, until it met a limit
 };
 
 // Whom everybody sends to in each round of a probe, a fraction of a second a round, not paced:
