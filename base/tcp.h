@@ -26,7 +26,7 @@ StatusOr<TcpState> GetTcpState(const Fd& fd);
 Status SetPacingRate(const Fd& fd, double bytes_per_second);
 // "bbr", "cubic", ... An error where the kernel has it not or does not let this user have it.
 Status SetCongestionControl(const Fd& fd, const std::string& name);
-// What BBR thinks that the path delivers, bytes/s. An error where the congestion control is another.
+// What BBR thinks that the path delivers, bytes/s. An error where another congestion control rules.
 StatusOr<double> GetBbrRate(const Fd& fd);
 // The kernel takes no more than this many bytes ahead of what is on its way (TCP_NOTSENT_LOWAT).
 Status SetUnsentLimit(const Fd& fd, int bytes);
