@@ -419,8 +419,9 @@ StatusOr<Link::Verdict> GroupState::OnStart(int member, const FrameHeader& heade
 StatusOr<Link::Verdict> GroupState::OnAbort(int member, const FrameHeader& header, Bytes payload) {
   ASSIGN_OR_RETURN(const Reason reason, ParseReason(payload));
   const uint64_t id = header.operation;
-  const int about = reason.about.value_or(member);
+  int about = reason.about.value_or(member);
   if (about >= members()) return absl::InvalidArgumentError("it told of a member that is none");
+  if (about == self_) about = member;  // it was we whom it lost
   const Status status =
       reason.code == ReasonCode::kCancelled
           ? absl::AbortedError(absl::StrCat(Name(about), " cancelled operation ", id))

@@ -127,6 +127,7 @@ class GroupState {
     std::unique_ptr<Channel> channel;  // null: ourselves, or both only call out
     std::optional<Reason> bye;
     uint64_t bye_sequence = 0;
+    uint64_t our_bye = 0;  // its number; 0: not said yet
     bool left = false;
     bool dirty = false;
     bool drop_stalled = false;  // another link broke
@@ -222,6 +223,10 @@ class GroupState {
   void MemberLeft(int member, const Reason& reason);
   void SayBye(const Reason& reason);
   void SayByeIfIdle();
+  // Broken, and all operations have come to their end.
+  bool Ended() const { return !broken_.ok() && exchanges_.empty(); }
+  // The group has ended and a member may not know.
+  bool Untold(const Member& member, double now) const;
   bool Working() const { return !exchanges_.empty() || !waiting_.empty() || joining_; }
   void SendAcks(int index);
   void Watch(Member* member, int index, double now, Losses* losses);
@@ -241,8 +246,9 @@ class GroupState {
   std::unique_ptr<Conductor> conductor_;  // the hub's only
   std::vector<Member> members_;
   bool joining_ = true;
-  bool stood_ = false;            // the links have been reported to stand
-  Status broken_;                 // not OK: no operation begins any more
+  bool stood_ = false;  // the links have been reported to stand
+  Status broken_;       // not OK: no operation begins any more
+  double broken_at_ = 0;
   std::optional<int> broken_by_;  // who was lost or left
 
   std::optional<NumberedPlan> plan_;     // of the next operation to begin

@@ -102,7 +102,10 @@ Status GroupState::CheckHello(const Hello& hello) const {
     return absl::InvalidArgumentError(absl::StrCat(
         Name(hello.from), " called ", hello.plain != 0 ? "without" : "with", " encryption"));
   }
-  if (!broken_.ok()) return absl::AlreadyExistsError(Place() + " is broken");
+  // Those who have taken part in it are told what broke it; for newcomers there is nothing left.
+  if (!broken_.ok() && (member.left || hello.incarnation != member.channel->incarnation)) {
+    return absl::AlreadyExistsError(Place() + " is broken");
+  }
   if (member.channel->links().size() >= static_cast<size_t>(kMaxStreams)) {
     return absl::ResourceExhaustedError(
         absl::StrCat("too many connections from ", Name(hello.from)));
@@ -127,6 +130,10 @@ Status GroupState::Attach(Link* link) {
   link->Tune();
   channel->Attach(link, Now());
   member.down_since = 0;
+  if (Ended()) {
+    SayByeIfIdle();
+    return OkStatus();
+  }
   if (options_.streams > 0) {
     member.wanted_links = options_.streams;
   } else if (member.wanted_links == 1) {
@@ -166,8 +173,8 @@ Status GroupState::BeganAnew(int index) {
 void GroupState::DialFailed(int index, const Status& status) {
   Member& member = members_[index];
   member.dialling = std::max(0, member.dialling - 1);
-  if (!broken_.ok()) return;
-  if (joining_ && (absl::IsUnauthenticated(status) || absl::IsFailedPrecondition(status))) {
+  if (joining_ && broken_.ok() &&
+      (absl::IsUnauthenticated(status) || absl::IsFailedPrecondition(status))) {
     hooks_.joined(Annotate(status, absl::StrCat("while joining ", Place(), ": ", Name(index),
                                                 " at ", group_.members[index].ToString())));
     return;
@@ -177,7 +184,7 @@ void GroupState::DialFailed(int index, const Status& status) {
       std::clamp(2 * member.backoff_seconds, kFirstBackoffSeconds, kLastBackoffSeconds);
   const double now = Now();
   member.dial_at = now + member.backoff_seconds;
-  if (joining_ || member.left || member.channel->up()) return;
+  if (joining_ || Ended() || member.left || member.channel->up()) return;
   // Its host answers and nobody listens there: the gateway is gone. One that no call of ours ever
   // reached may be out of reach for calls, and has a little time for its own.
   const bool gone =

@@ -45,6 +45,7 @@ void GroupState::Break(int member, const std::string& message) {
     LOG(WARNING) << Place() << " is broken: " << message;
     broken_ = status;
     broken_by_ = member;
+    broken_at_ = Now();
   }
   if (joining_) hooks_.joined(status);
   const Reason reason = {ReasonCode::kLost, message, member};
@@ -69,12 +70,14 @@ void GroupState::MemberLeft(int index, const Reason& reason) {
   if (!reason.text.empty()) absl::StrAppend(&message, ": ", reason.text);
   if (group_.transfers_only) return EndTransfers(index, PeerError(index, message));
   // Who leaves because it has lost another one names that one.
-  const int about = std::min(reason.about.value_or(index), members() - 1);
+  int about = std::min(reason.about.value_or(index), members() - 1);
+  if (about == self_) about = index;  // it was we whom it lost
   const Status status = PeerError(about, message);
   if (broken_.ok()) {
     LOG(INFO) << message;
     broken_ = status;
     broken_by_ = about;
+    broken_at_ = Now();
   }
   const Reason told = {ReasonCode::kLost, message, about};
   for (const Waiting& waiting : waiting_) waiting.handle->Finish(status);
@@ -97,8 +100,16 @@ void GroupState::MemberLeft(int index, const Reason& reason) {
 }
 
 void GroupState::SayByeIfIdle() {
-  if (broken_.ok() || !exchanges_.empty()) return;
+  if (!Ended()) return;
   SayBye({ReasonCode::kLost, std::string(broken_.message()), broken_by_});
+}
+
+// Its links are gone, and it has not acknowledged all that it was told: it shall hear why its calls
+// come to nothing, and not find out by its own patience whom to blame.
+bool GroupState::Untold(const Member& member, double now) const {
+  return Ended() && !member.left && !member.bye.has_value() && member.channel->incarnation != 0 &&
+         (member.our_bye == 0 || member.channel->unacked() > 0) &&
+         now < broken_at_ + options_.patience_seconds;
 }
 
 // One frame with one number on every link, so that each of them ends with it.
@@ -108,12 +119,14 @@ void GroupState::SayBye(const Reason& reason) {
     if (member.channel == nullptr) continue;
     FrameHeader header;
     header.type = FrameType::kBye;
+    header.sequence = member.our_bye;
     for (Link* const link : member.channel->links()) {
       if (!link->ready() || link->bye_sent) continue;
       while (member.channel->AppendLost(link) || member.channel->AppendLostHeld(link)) {
       }
       member.channel->SendBytes(link, header, bytes);
       if (header.sequence == 0) header.sequence = member.channel->last_number();
+      member.our_bye = header.sequence;
       link->bye_sent = true;
     }
   }
@@ -126,8 +139,9 @@ void GroupState::OnLost(Link* link, const Status& status) {
   const double now = Now();
   member.channel->Detach(link, now);
   MarkDirty(index);
-  if (link->bye_received || member.bye.has_value() || !broken_.ok()) {
-    if (member.channel->up() || member.left || !broken_.ok()) return;
+  if (link->bye_received || member.bye.has_value() || Ended()) {
+    member.dial_at = std::max(member.dial_at, now + kLastBackoffSeconds);
+    if (member.channel->up() || member.left || Ended()) return;
     Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
                               ") before all that it sent was here: ", status.message()));
     return;
@@ -162,6 +176,7 @@ void GroupState::OnLost(Link* link, const Status& status) {
 
 void GroupState::Watch(Member* member, int index, double now, Losses* losses) {
   Channel* const channel = member->channel.get();
+  if (member->left) return;
   const double silent = channel->silent_seconds(now);
   if (channel->Ping(now, kPingSeconds)) MarkDirty(index);
   if (silent > kSilentSeconds && !member->told_silent) {
@@ -203,9 +218,9 @@ void GroupState::SendAcks(int index) {
 }
 
 double GroupState::Tick(double now, Losses* losses) {
-  const bool working = Working() && broken_.ok();
+  const bool working = Working() && !Ended();
   bool soon = working || probe_until_ > 0 || now - last_active_ < kLingerSeconds;
-  bool later = false;
+  bool later = false, any_untold = false;
   if (probe_until_ > 0 && now >= probe_until_) EndProbe();
   if (broken_.ok() && fetching_.Works()) {
     fetching_.Tick(now);
@@ -226,11 +241,13 @@ double GroupState::Tick(double now, Losses* losses) {
     if (broken_.ok() && Transfers(index)) TickTransfer(&member, index, now, losses);
     if (channel->Reassure(now)) soon = true;
     SendAcks(index);
-    if (broken_.ok()) DialDue(&member, index, now);
+    const bool untold = Untold(member, now);
+    any_untold = any_untold || untold;
+    if (!Ended() || untold) DialDue(&member, index, now);
     later = later || !channel->up() || member.dial_at > now;
   }
   if (soon) return now + kTickSeconds;
-  if (!broken_.ok()) return std::numeric_limits<double>::infinity();
+  if (!broken_.ok() && !any_untold) return std::numeric_limits<double>::infinity();
   return now + (later ? kIdleTickSeconds : kRestPingSeconds);
 }
 

@@ -115,6 +115,71 @@ TEST(WanRelay, OneThatIsLostIsNamedToThoseWhoHaveNoConnectionToIt) {
   EXPECT_THAT(Message(later), HasSubstr("region 'batam'"));
 }
 
+// Each joins with the addresses that it is to use.
+void JoinEach(Cluster* cluster, const std::vector<std::vector<Endpoint>>& addresses) {
+  std::vector<std::thread> joining;
+  for (int member = 0; member < cluster->members(); ++member) {
+    joining.emplace_back([&, member] {
+      Group group = cluster->GroupOf(member);
+      group.members = addresses[member];
+      const Status status = cluster->engines[member]->Join(group, 30);
+      EXPECT_TRUE(status.ok()) << status;
+    });
+  }
+  for (std::thread& thread : joining) thread.join();
+}
+
+// Refused without a word, it would wait for all its patience and then name the one that refused.
+TEST(WanRelay, OneWhoseCallComesAfterTheGroupBrokeIsToldWhoWasLost) {
+  Relayed cluster(3, {0});
+  Proxy proxy(cluster.endpoints[0]);
+  std::vector<std::vector<Endpoint>> addresses(3, cluster.endpoints);
+  addresses[1][0] = proxy.endpoint();
+  JoinEach(&cluster, addresses);
+  std::vector<float> first(1000), second(1000);
+  const auto hubs = cluster.engines[0]->AllReduce({1}, {0}, 1, first, {});
+  const auto cut_off = cluster.engines[1]->AllReduce({1}, {0}, 1, second, {});
+  proxy.HoldDialler(true);
+  proxy.Cut();
+  cluster.engines[2].reset();
+  ASSERT_THAT(Message(hubs->Wait().status()), HasSubstr("region 'batam'"));
+  proxy.HoldDialler(false);
+  const Status status = cut_off->Wait().status();
+  EXPECT_THAT(Message(status), HasSubstr("region 'batam'"));
+  ASSERT_TRUE(status.GetPayload(kPeerPayload).has_value()) << status;
+  EXPECT_EQ(std::string(*status.GetPayload(kPeerPayload)), "batam");
+}
+
+// It cannot be called, so it calls: until then nobody else knows.
+TEST(WanRelay, OneWhoLosesAMemberWhileItIsCutOffTellsTheOthersAfterwards) {
+  Relayed cluster(3, {0, 2});
+  EngineOptions options;
+  options.only_calls_out = true;
+  options.chunk_bytes = 64 << 10;
+  options.patience_seconds = 3;
+  auto engine = Engine::Create(options);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  cluster.engines[1] = *std::move(engine);
+  Proxy to_hub(cluster.endpoints[0]), to_last(cluster.endpoints[2]);
+  std::vector<std::vector<Endpoint>> addresses(3, cluster.endpoints);
+  addresses[1][0] = to_hub.endpoint();
+  addresses[1][2] = to_last.endpoint();
+  JoinEach(&cluster, addresses);
+  to_last.HoldDialler(true);
+  to_last.HoldAcceptor(true);
+  std::vector<float> first(1000), second(1000);
+  const auto hubs = cluster.engines[0]->AllReduce({1}, {0}, 1, first, {});
+  const auto cut_off = cluster.engines[1]->AllReduce({1}, {0}, 1, second, {});
+  ASSERT_FALSE(cluster.engines[1]->AllReduce({1}, {0}, 1, {}, {})->Wait().ok());  // it has begun
+  to_hub.HoldDialler(true);
+  ASSERT_THAT(Message(cut_off->Wait().status()), HasSubstr("lost region 'batam'"));
+  to_hub.Cut();
+  to_hub.HoldDialler(false);
+  const Status status = hubs->Wait().status();
+  ASSERT_TRUE(status.GetPayload(kPeerPayload).has_value()) << status;
+  EXPECT_EQ(std::string(*status.GetPayload(kPeerPayload)), "batam");
+}
+
 TEST(WanRelay, ACancelEndsTheOperationEverywhereAndTheNextOneGoesWell) {
   Relayed cluster(3, {1});
   cluster.JoinAll();
