@@ -23,6 +23,7 @@ static_assert(std::endian::native == std::endian::little, "integers are copied a
 
 constexpr char kMagic[] = "ATOLLWAN";
 constexpr size_t kMagicSize = 8;
+static_assert(kGreetingHead == kMagicSize + sizeof(uint16_t));
 constexpr uint8_t kFrameMagic[2] = {'A', 'F'};
 constexpr uint64_t kMaxElements = uint64_t{1} << 48;
 constexpr uint64_t kMaxSequence = uint64_t{1} << 62;
@@ -72,11 +73,12 @@ class Reader {
 
 Status Bad(const std::string& what) { return absl::InvalidArgumentError(what); }
 
-Status TakeMagic(Bytes bytes, size_t size, Reader* reader) {
+// Takes the head of a greeting of our version, which has this size.
+Status TakeHead(Bytes bytes, size_t size, Reader* reader) {
   if (bytes.size() != size) return Bad(absl::StrCat("a greeting of ", bytes.size(), " bytes"));
-  char magic[kMagicSize];
-  reader->TakeBytes(magic, sizeof magic);
-  if (std::memcmp(magic, kMagic, kMagicSize) != 0) return Bad("not an atoll gateway");
+  ASSIGN_OR_RETURN(const uint16_t version, ParseVersion(bytes.first(kGreetingHead)));
+  if (version != kWireVersion) return Bad(absl::StrCat("a greeting of version ", version));
+  *reader = Reader(bytes.subspan(kGreetingHead));
   return OkStatus();
 }
 
@@ -313,12 +315,19 @@ std::vector<uint8_t> EncodeAck(const Ack& ack) {
   return bytes;
 }
 
+StatusOr<uint16_t> ParseVersion(Bytes head) {
+  if (head.size() != kGreetingHead) return Bad("a greeting without its head");
+  Reader reader(head);
+  char magic[kMagicSize];
+  reader.TakeBytes(magic, sizeof magic);
+  if (std::memcmp(magic, kMagic, kMagicSize) != 0) return Bad("not an atoll gateway");
+  return reader.Take<uint16_t>();
+}
+
 StatusOr<Hello> ParseHello(Bytes bytes) {
   Reader reader(bytes);
-  RETURN_IF_ERROR(TakeMagic(bytes, kHelloSize, &reader));
+  RETURN_IF_ERROR(TakeHead(bytes, kHelloSize, &reader));
   Hello hello;
-  hello.version = reader.Take<uint16_t>();
-  if (hello.version != kWireVersion) return hello;
   hello.plain = reader.Take<uint8_t>();
   const auto reserved = reader.Take<uint8_t>();
   hello.lane = reader.Take<uint32_t>();
@@ -339,10 +348,8 @@ StatusOr<Hello> ParseHello(Bytes bytes) {
 
 StatusOr<Answer> ParseAnswer(Bytes bytes) {
   Reader reader(bytes);
-  RETURN_IF_ERROR(TakeMagic(bytes, kAnswerSize, &reader));
+  RETURN_IF_ERROR(TakeHead(bytes, kAnswerSize, &reader));
   Answer answer;
-  answer.version = reader.Take<uint16_t>();
-  if (answer.version != kWireVersion) return answer;
   const auto reserved = reader.Take<uint16_t>();
   if (reserved != 0 || reader.Take<uint32_t>() != 0) return Bad("an answer with reserved bits");
   answer.incarnation = reader.Take<uint64_t>();

@@ -27,9 +27,11 @@ namespace atl::wan {
 
 using Bytes = std::span<const uint8_t>;
 
-inline constexpr uint16_t kWireVersion = 2;
+inline constexpr uint16_t kWireVersion = 3;
 inline constexpr size_t kNonceSize = 32;
 inline constexpr size_t kTagSize = 16;
+// Magic and version, the first bytes of every greeting; of other versions nothing else is known.
+inline constexpr size_t kGreetingHead = 10;
 inline constexpr size_t kHelloSize = 72;
 inline constexpr size_t kAnswerSize = 56;
 inline constexpr size_t kHeaderSize = 40;
@@ -55,7 +57,7 @@ struct Hello {
   friend bool operator==(const Hello&, const Hello&) = default;
 };
 
-// The acceptor's first bytes. With a version other than the hello's it is a refusal and the last.
+// The acceptor's first bytes. With a version other than the hello's: a refusal, and the last.
 struct Answer {
   uint16_t version = kWireVersion;
   uint64_t incarnation = 0;
@@ -154,8 +156,9 @@ std::vector<uint8_t> EncodeProbeRequest(double seconds);
 std::vector<uint8_t> EncodeReports(const std::vector<LinkReport>& reports);
 std::vector<uint8_t> EncodeAck(const Ack& ack);
 
-// The magic is checked in any version, the rest only where the version is ours: a caller looks at
-// `version` first.
+// The version of a greeting, which may be another than ours, from its first kGreetingHead bytes.
+StatusOr<uint16_t> ParseVersion(Bytes head);
+// Of our version only.
 StatusOr<Hello> ParseHello(Bytes bytes);
 StatusOr<Answer> ParseAnswer(Bytes bytes);
 StatusOr<FrameHeader> ParseHeader(Bytes bytes);

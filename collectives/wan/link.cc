@@ -65,7 +65,7 @@ std::unique_ptr<Link> Link::Dialled(Owner* owner, int epoll, Fd fd, const Endpoi
 
 std::unique_ptr<Link> Link::Accepted(Owner* owner, int epoll, Fd fd) {
   std::unique_ptr<Link> link(new Link(owner, epoll, std::move(fd), false));
-  link->Expect(kHelloSize);
+  link->Expect(kGreetingHead);
   return link;
 }
 
@@ -89,7 +89,7 @@ Status Link::OnConnected() {
   RETURN_IF_ERROR(ConnectResult(fd_, endpoint_));
   EncodeHello(hello_, Reserve(kHelloSize));
   state_ = State::kAwaitAnswer;
-  Expect(kAnswerSize);
+  Expect(kGreetingHead);
   return OkStatus();
 }
 
@@ -131,16 +131,31 @@ Status Link::Consume() {
   return OkStatus();
 }
 
-Status Link::ConsumeHello() {
-  ASSIGN_OR_RETURN(hello_, ParseHello(Bytes(in_.data(), kHelloSize)));
-  if (hello_.version != kWireVersion) {
+Status Link::ConsumeVersion(size_t whole) {
+  ASSIGN_OR_RETURN(const uint16_t version, ParseVersion(Bytes(in_.data(), kGreetingHead)));
+  if (version == kWireVersion) {
+    in_need_ = whole;
+    if (in_.size() < whole) in_.resize(whole);
+    return OkStatus();
+  }
+  if (!dialled_) {
     // The answer in our version tells the other end why; one write reaches an idle socket whole.
+    // What is left of the hello is taken first: closed over unread bytes, the connection would be
+    // reset, and the answer lost.
+    uint8_t waste[1024];
+    (void)!recv(fd_.get(), waste, sizeof waste, 0);
     uint8_t answer[kAnswerSize];
     EncodeAnswer(Answer(), answer);
     (void)!send(fd_.get(), answer, sizeof answer, MSG_NOSIGNAL);
-    return absl::FailedPreconditionError(
-        absl::StrCat("a peer speaks wire version ", hello_.version, ", we speak ", kWireVersion));
   }
+  return absl::FailedPreconditionError(absl::StrCat(dialled_ ? "it" : "a caller",
+                                                    " speaks wire version ", version,
+                                                    ", this gateway speaks ", kWireVersion));
+}
+
+Status Link::ConsumeHello() {
+  if (in_need_ == kGreetingHead) return ConsumeVersion(kHelloSize);
+  ASSIGN_OR_RETURN(hello_, ParseHello(Bytes(in_.data(), kHelloSize)));
   state_ = State::kHeld;
   return owner_->OnHello(this);
 }
@@ -156,11 +171,8 @@ Status Link::Accept(const Key& key, uint64_t incarnation) {
 }
 
 Status Link::ConsumeAnswer() {
+  if (in_need_ == kGreetingHead) return ConsumeVersion(kAnswerSize);
   ASSIGN_OR_RETURN(const Answer answer, ParseAnswer(Bytes(in_.data(), kAnswerSize)));
-  if (answer.version != kWireVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("it speaks wire version ", answer.version,
-                                                      ", this gateway speaks ", kWireVersion));
-  }
   answered_ = answer.incarnation;
   MakeKeys(key_, answer);
   // Before the other's confirmation is looked at: if the keys differ, both ends shall know.

@@ -144,6 +144,8 @@ class Link {
   Status Read();
   // The bytes that were asked for are here: a greeting, a header, or a whole frame.
   Status Consume();
+  // The head of a greeting that is so long in our version.
+  Status ConsumeVersion(size_t whole);
   Status ConsumeHello();
   Status ConsumeAnswer();
   Status ConsumeHeader();

@@ -13,7 +13,7 @@
 namespace atl::wan {
 namespace {
 
-constexpr char kContext[] = "atoll-wan-v2";
+constexpr char kContext[] = "atoll-wan-v3";
 constexpr size_t kIvSize = 12;
 
 std::array<uint8_t, kIvSize> CounterIv(uint64_t counter) {

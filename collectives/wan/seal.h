@@ -1,7 +1,7 @@
 // Keys and sealing of one connection. The only file that uses OpenSSL.
 //
 // 1. Both ends derive two keys, one a direction, with HKDF-SHA256: the input key is the view's, the
-//    salt is the dialler's nonce and the acceptor's, the context is "atoll-wan-v2" and both
+//    salt is the dialler's nonce and the acceptor's, the context is "atoll-wan-v3" and both
 //    greetings byte for byte. A connection whose greeting was changed on the way has other keys.
 // 2. A frame's payload is encrypted with AES-256-GCM under its direction's key; the nonce is a
 //    64-bit counter of the frames so far (4 zero bytes, then the counter), the header is

@@ -1,4 +1,5 @@
 // Fuzz entry: every parser of the WAN wire format. What is accepted must encode to the same bytes.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -20,14 +21,13 @@ void Require(bool condition) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   namespace wan = atl::wan;
   const wan::Bytes bytes(data, size);
-  if (const auto hello = wan::ParseHello(bytes);
-      hello.ok() && hello->version == wan::kWireVersion) {
+  (void)wan::ParseVersion(bytes.first(std::min(size, wan::kGreetingHead)));
+  if (const auto hello = wan::ParseHello(bytes); hello.ok()) {
     uint8_t again[wan::kHelloSize];
     wan::EncodeHello(*hello, again);
     Require(std::memcmp(again, data, size) == 0);
   }
-  if (const auto answer = wan::ParseAnswer(bytes);
-      answer.ok() && answer->version == wan::kWireVersion) {
+  if (const auto answer = wan::ParseAnswer(bytes); answer.ok()) {
     uint8_t again[wan::kAnswerSize];
     wan::EncodeAnswer(*answer, again);
     Require(std::memcmp(again, data, size) == 0);
@@ -69,6 +69,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   if (const auto silence = wan::ParseRelayedSilence(bytes, 5); silence.ok()) {
     Require(wan::ParseRelayedSilence(wan::EncodeRelayedSilence(*silence), 5).ok());
+  }
+  if (const auto fetch = wan::ParseFetch(bytes); fetch.ok()) {
+    const std::vector<uint8_t> again = wan::EncodeFetch(*fetch);
+    Require(again.size() == size && std::memcmp(again.data(), data, size) == 0);
+  }
+  if (const auto end = wan::ParseFetchEnd(bytes); end.ok()) {
+    Require(end->text.size() <= wan::kMaxReason && !wan::StatusOf(*end).ok());
   }
   if (const auto reason = wan::ParseReason(bytes); reason.ok()) {
     Require(reason->text.size() <= wan::kMaxReason);

@@ -6,8 +6,10 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "collectives/wan/engine.h"
 #include "collectives/wan/frame.h"
 #include "tests/wan/cluster.h"
@@ -279,18 +281,51 @@ TEST(WanJoin, EncryptionIsWantedByBothOrThereIsNoConnection) {
   EXPECT_GE(cluster.engines[0]->connections_refused(), 1);
 }
 
+// Of any length: of other versions no more is known than the head of their greetings.
 TEST(WanStrangers, AnotherVersionIsAnsweredWithOurs) {
   Cluster cluster(1);
-  Hello hello;
-  hello.version = 77;
-  uint8_t bytes[kHelloSize];
-  EncodeHello(hello, bytes);
-  Stranger stranger(cluster.endpoints[0]);
-  stranger.Send(bytes);
-  const auto answer = ParseAnswer(stranger.Receive(kAnswerSize));
-  ASSERT_TRUE(answer.ok());
-  EXPECT_EQ(answer->version, kWireVersion);
-  stranger.AwaitEnd();
+  for (const size_t size : {kGreetingHead, size_t{64}, kHelloSize, size_t{500}}) {
+    Hello hello;
+    hello.version = 77;
+    std::vector<uint8_t> bytes(std::max(size, kHelloSize), 0xFF);
+    EncodeHello(hello, bytes.data());
+    bytes.resize(size);
+    Stranger stranger(cluster.endpoints[0]);
+    stranger.Send(bytes);
+    const auto answer = ParseAnswer(stranger.Receive(kAnswerSize));
+    ASSERT_TRUE(answer.ok()) << answer.status() << " to " << size << " bytes";
+    EXPECT_EQ(answer->version, kWireVersion);
+    stranger.AwaitEnd();
+  }
+}
+
+TEST(WanJoin, AGatewayOfAnotherVersionIsNamedWithItsVersion) {
+  for (const size_t size : {kGreetingHead, kAnswerSize, size_t{100}}) {
+    Cluster cluster(1);
+    const auto listener = ListenTcp({"127.0.0.1", 0});
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    cluster.endpoints.push_back(*LocalEndpoint(*listener));
+    std::thread other([&] {
+      pollfd called = {listener->get(), POLLIN, 0};
+      poll(&called, 1, -1);
+      const auto fd = AcceptTcp(*listener);
+      ASSERT_TRUE(fd.ok() && fd->valid());
+      Answer answer;
+      answer.version = 4711;
+      std::vector<uint8_t> bytes(std::max(size, kAnswerSize), 0xFF);
+      EncodeAnswer(answer, bytes.data());
+      EXPECT_EQ(send(fd->get(), bytes.data(), size, MSG_NOSIGNAL), static_cast<ssize_t>(size));
+      pollfd ended = {fd->get(), POLLRDHUP, 0};
+      poll(&ended, 1, -1);
+    });
+    const Status status = cluster.engines[0]->Join(cluster.GroupOf(0), 30);
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(Message(status), HasSubstr("region 'oslo'"));
+    EXPECT_THAT(Message(status), HasSubstr(absl::StrCat("speaks wire version 4711, this gateway "
+                                                        "speaks ",
+                                                        kWireVersion)));
+    other.join();
+  }
 }
 
 TEST(WanStrangers, ThoseWhoSayNothingAreFewAndTheOldestGoes) {
