@@ -49,7 +49,9 @@ struct Event {
 // The test's end of a wan_peer.
 class Gateway {
  public:
-  Gateway(const RunningLab& lab, int region, const std::string& schedule) {
+  // Regions in `uncallable` only call out.
+  Gateway(const RunningLab& lab, int region, const std::string& schedule,
+          const std::set<int>& uncallable) {
     int in[2], out[2];
     EXPECT_EQ(pipe2(in, O_CLOEXEC), 0);
     EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
@@ -58,7 +60,8 @@ class Gateway {
     out_ = Fd(out[0]);
     std::vector<std::string> addresses;
     for (int i = 0; i < lab.size(); ++i) {
-      addresses.push_back(absl::StrCat(lab.regions()[i].name, "=", lab.Address(i)));
+      addresses.push_back(absl::StrCat(lab.regions()[i].name, "=",
+                                       uncallable.count(i) > 0 ? "none" : lab.Address(i)));
     }
     RegionProcess process;
     process.words = {GetEnv("WAN_PEER_PROGRAM").value_or("wan_peer"), absl::StrCat(region),
@@ -153,7 +156,8 @@ class WanLabTest : public testing::Test {
   }
 
   // Skipped where nobody may make a lab, root or not.
-  void Up(const Lab& description, const std::string& schedule = "auto") {
+  void Up(const Lab& description, const std::string& schedule = "auto",
+          const std::set<int>& uncallable = {}) {
     auto lab = RunningLab::Up(description, {});
     if (!lab.ok() && ExitCodeOf(lab.status()) == ExitCode::kEnvironment) {
       GTEST_SKIP() << lab.status().message();
@@ -161,19 +165,18 @@ class WanLabTest : public testing::Test {
     ASSERT_TRUE(lab.ok()) << lab.status();
     lab_.emplace(*std::move(lab));
     for (int region = 0; region < lab_->size(); ++region) {
-      gateways_.push_back(std::make_unique<Gateway>(*lab_, region, schedule));
+      gateways_.push_back(std::make_unique<Gateway>(*lab_, region, schedule, uncallable));
     }
     for (const auto& gateway : gateways_) gateway->Await("ready");
   }
-  static Lab ThreeRegions() {
+  static Lab Regions(const std::vector<std::string>& names) {
     Lab lab;
-    lab.regions = {{"johor", 100'000'000, 100'000'000},
-                   {"oslo", 100'000'000, 100'000'000},
-                   {"batam", 100'000'000, 100'000'000}};
-    lab.links.resize(9);
+    for (const std::string& name : names) lab.regions.push_back({name, 100'000'000, 100'000'000});
+    lab.links.resize(names.size() * names.size());
     for (LabLink& link : lab.links) link.delay_seconds = 0.02;
     return lab;
   }
+  static Lab ThreeRegions() { return Regions({"johor", "oslo", "batam"}); }
 
   Gateway& gateway(int region) { return *gateways_[region]; }
   void SayTo(const std::vector<int>& regions, const std::string& line) {
@@ -196,6 +199,17 @@ class WanLabTest : public testing::Test {
     }
     EXPECT_EQ(digests.size(), 1u);
     return done;
+  }
+
+  void SumsOfSeveralSizes(const std::vector<int>& regions, int view) {
+    int id = 0;
+    for (const char* codec : {"fp32", "int8"}) {
+      for (const int elements : {1, 5, 1283, 1000003}) {
+        SCOPED_TRACE(absl::StrCat(elements, " elements, ", codec));
+        SayTo(regions, absl::StrCat("reduce ", view, " ", ++id, " ", elements, " ", codec));
+        AwaitSums(regions);
+      }
+    }
   }
 
   // Region 2 falls silent in mid-operation, by `silence`: the others hear of it from their engines,
@@ -281,6 +295,45 @@ TEST_F(WanLabTest, AGatewayInABlackHoleIsNamedAndTheOthersGoOnWithoutIt) {
   gateway(2).Say("cancel");
   gateway(2).Await("failed");
   EXPECT_FALSE(gateway(2).Has("done"));
+}
+
+TEST_F(WanLabTest, TwoRegionsThatOnlyCallOutAreRelayedByTheThirdEvenThroughACut) {
+  Up(ThreeRegions(), "auto", {0, 2});
+  if (IsSkipped()) return;
+  Join({0, 1, 2}, 1);
+  SumsOfSeveralSizes({0, 1, 2}, 1);
+  // They have no use for the link between them, and hear of each other from the third.
+  ASSERT_TRUE(lab_->Cut("johor", "batam").ok());
+  SayTo({0, 1, 2}, absl::StrCat("reduce 1 100 ", kElements, " fp32"));
+  AwaitOf({0, 1, 2}, "moving");
+  ASSERT_TRUE(lab_->Cut("johor", "oslo").ok());
+  EXPECT_EQ(gateway(1).Await("silent").Words()[0], "johor");
+  EXPECT_EQ(gateway(2).Await("silent").Words()[0], "johor");
+  ASSERT_TRUE(lab_->Heal("johor", "oslo").ok());
+  AwaitSums({0, 1, 2});
+  EXPECT_EQ(gateway(2).Await("silent").words, "johor 0");
+  SayTo({0, 1, 2}, "reduce 1 101 300007 int8");
+  AwaitSums({0, 1, 2});
+}
+
+TEST_F(WanLabTest, ThreeOfFourRegionsThatOnlyCallOutAreRelayedWhereverTheFourthStands) {
+  Up(Regions({"johor", "oslo", "batam", "turku"}), "auto", {0, 1, 3});
+  if (IsSkipped()) return;
+  Join({0, 1, 2, 3}, 1);
+  SumsOfSeveralSizes({0, 1, 2, 3}, 1);
+  Join({2, 3, 1}, 2);
+  SumsOfSeveralSizes({2, 3, 1}, 2);
+}
+
+TEST_F(WanLabTest, RegionsThatOnlyCallOutFailAtOnceWhereNobodyCanStandBetweenThem) {
+  Up(ThreeRegions(), "auto", {0, 2});
+  if (IsSkipped()) return;
+  SayTo({0, 2}, "join 1 0,2");
+  for (const int region : {0, 2}) {
+    const std::string words = gateway(region).Await("failed").words;
+    EXPECT_THAT(words, testing::HasSubstr("johor, batam"));
+    EXPECT_THAT(words, testing::HasSubstr("give one of them an address"));
+  }
 }
 
 // Two pairs of regions with a narrow line between any two that are not neighbours: the packing that

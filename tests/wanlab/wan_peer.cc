@@ -3,6 +3,8 @@
 //
 //     wan_peer INDEX NAME=ADDRESS,NAME=ADDRESS... SCHEDULE
 //
+// A region with the address 'none' only calls out.
+//
 //     join VIEW INDEX,INDEX...            -> joined | failed
 //     reduce VIEW ID ELEMENTS CODEC       -> moving (once numbers have arrived), then done | failed
 //     plan VIEW                           -> plan SCHEDULE stars|deep|unknown (of member 0)
@@ -64,10 +66,11 @@ class Peer {
     for (const std::string& region : std::vector<std::string>(absl::StrSplit(regions, ','))) {
       const std::vector<std::string> parts = absl::StrSplit(region, '=');
       names_.push_back(parts.at(0));
-      endpoints_.push_back({parts.at(1), kPort});
+      endpoints_.push_back(parts.at(1) == "none" ? Endpoint() : Endpoint{parts.at(1), kPort});
     }
     EngineOptions options;
     options.listen = endpoints_.at(index);
+    options.only_calls_out = options.listen.host.empty();
     options.schedule = schedule;
     options.order_stable = schedule != ScheduleKind::kTrees;
     options.on_silence = [](const Silence& silence) {
