@@ -132,8 +132,9 @@ class GroupState {
     bool dirty = false;
     bool drop_stalled = false;  // another link broke
     bool key_refused = false;
-    bool reached = false;  // a call of ours came through
-    int breaches = 0;      // frames that broke the rules, not long ago
+    bool reached = false;    // a call of ours came through
+    int breaches = 0;        // frames that broke the rules, not long ago
+    bool unwelcome = false;  // too many, or after the group's end
     double breached_at = 0;
     int wanted_links = 1;  // that we dial
     int dialling = 0;

@@ -102,8 +102,9 @@ Status GroupState::CheckHello(const Hello& hello) const {
     return absl::InvalidArgumentError(absl::StrCat(
         Name(hello.from), " called ", hello.plain != 0 ? "without" : "with", " encryption"));
   }
-  // Those who have taken part in it are told what broke it; for newcomers there is nothing left.
-  if (!broken_.ok() && (member.left || hello.incarnation != member.channel->incarnation)) {
+  // Those who have taken part in it are told what broke it; for others there is nothing left.
+  const bool newcomer = hello.incarnation != member.channel->incarnation;
+  if (!broken_.ok() && (newcomer || member.left || (Ended() && !Untold(member, Now())))) {
     return absl::AlreadyExistsError(Place() + " is broken");
   }
   if (member.channel->links().size() >= static_cast<size_t>(kMaxStreams)) {

@@ -107,7 +107,8 @@ void GroupState::SayByeIfIdle() {
 // Its links are gone, and it has not acknowledged all that it was told: it shall hear why its calls
 // come to nothing, and not find out by its own patience whom to blame.
 bool GroupState::Untold(const Member& member, double now) const {
-  return Ended() && !member.left && !member.bye.has_value() && member.channel->incarnation != 0 &&
+  return Ended() && !member.left && !member.bye.has_value() && !member.unwelcome &&
+         member.channel->incarnation != 0 &&
          (member.our_bye == 0 || member.channel->unacked() > 0) &&
          now < broken_at_ + options_.patience_seconds;
 }
@@ -139,14 +140,15 @@ void GroupState::OnLost(Link* link, const Status& status) {
   const double now = Now();
   member.channel->Detach(link, now);
   MarkDirty(index);
+  const bool breach = absl::IsInvalidArgument(status) || absl::IsDataLoss(status);
   if (link->bye_received || member.bye.has_value() || Ended()) {
+    member.unwelcome = member.unwelcome || breach;
     member.dial_at = std::max(member.dial_at, now + kLastBackoffSeconds);
     if (member.channel->up() || member.left || Ended()) return;
     Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
                               ") before all that it sent was here: ", status.message()));
     return;
   }
-  const bool breach = absl::IsInvalidArgument(status) || absl::IsDataLoss(status);
   if (breach) {
     // One is forgiven for each minute that passed.
     const double forgiven = std::floor((now - member.breached_at) / kForgiveSeconds);
@@ -154,6 +156,7 @@ void GroupState::OnLost(Link* link, const Status& status) {
     member.breached_at = now;
   }
   if (breach && member.breaches > kMaxBreaches) {
+    member.unwelcome = true;
     Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
                               "): it broke the rules too often, last: ", status.message()));
     return;
