@@ -1,5 +1,6 @@
 #include "proto/round_plan.h"
 
+#include <algorithm>
 #include <limits>
 #include <set>
 #include <string>
@@ -14,23 +15,144 @@ int64_t InnerSteps(const pb::Job& job) {
   return job.sync().method() == pb::Sync::EVERY_STEP ? 1 : job.train().inner_steps();
 }
 
+namespace {
+
+int64_t StepsOf(const pb::Member& member, int64_t job_steps) {
+  return member.inner_steps() > 0 ? member.inner_steps() : job_steps;
+}
+
+// Samples of a member in a round that the stream gives.
+int64_t ShareOfRound(const pb::Member& member, int64_t job_steps) {
+  return IsFull(member) ? member.samples_per_step() * StepsOf(member, job_steps) : 0;
+}
+
+int64_t StreamBegin(const pb::View& view) {
+  int64_t begin = view.first_sample();
+  for (const pb::SampleRange& range : view.returned()) begin -= range.end() - range.begin();
+  return begin;
+}
+
+std::vector<Range> SamplesAt(const pb::View& view, Range places) {
+  std::vector<Range> samples;
+  int64_t at = StreamBegin(view);
+  const auto take = [&](int64_t first, int64_t size) {
+    const int64_t begin = std::max(places.begin, at);
+    const int64_t end = std::min(places.end, at + size);
+    if (begin < end) samples.push_back({first + begin - at, first + end - at});
+    at += size;
+  };
+  for (const pb::SampleRange& range : view.returned()) {
+    take(range.begin(), range.end() - range.begin());
+  }
+  if (places.end > at) take(at, places.end - at);
+  return samples;
+}
+
+RoundPlan PlanCarriedRound(const pb::View& view, int member) {
+  RoundPlan plan;
+  plan.round = view.first_round();
+  int64_t total = 0;
+  for (int i = 0; i < view.members_size(); ++i) {
+    const std::vector<Range> samples = FromProto(view.members(i).first_samples());
+    if (i == member) plan.region_samples = {total, total + SizeOf(samples)};
+    total += SizeOf(samples);
+    if (i == member) plan.samples = samples;
+  }
+  const int64_t begin = StreamBegin(view) - total;
+  plan.job_samples = {begin, begin + total};
+  plan.region_samples.begin += begin;
+  plan.region_samples.end += begin;
+  plan.inner_steps = view.members(member).first_steps();
+  plan.samples_per_step = plan.inner_steps > 0 ? plan.region_samples.size() / plan.inner_steps : 0;
+  return plan;
+}
+
+}  // namespace
+
+int MemberOf(const pb::View& view, const std::string& region) {
+  for (int member = 0; member < view.members_size(); ++member) {
+    if (view.members(member).region() == region) return member;
+  }
+  return -1;
+}
+
 RoundPlan PlanRound(const pb::View& view, const pb::Job& job, int member, int64_t round) {
   CHECK(member >= 0 && member < view.members_size()) << "no member " << member;
   CHECK(round >= view.first_round() && round <= view.last_round()) << "round " << round;
+  if (view.carried() && round == view.first_round()) return PlanCarriedRound(view, member);
   const int64_t steps = InnerSteps(job);
-  const int64_t job_size = job.train().global_batch() * steps;
+  int64_t job_size = 0;
+  int64_t before = 0;
+  for (int i = 0; i < view.members_size(); ++i) {
+    if (i == member) before = job_size;
+    job_size += ShareOfRound(view.members(i), steps);
+  }
   RoundPlan plan;
   plan.round = round;
-  plan.inner_steps = steps;
-  plan.samples_per_step = view.members(member).samples_per_step();
-  plan.job_samples.begin = view.first_sample() + (round - view.first_round()) * job_size;
+  const pb::Member& self = view.members(member);
+  plan.inner_steps = IsFull(self) ? StepsOf(self, steps) : 0;
+  plan.samples_per_step = IsFull(self) ? self.samples_per_step() : 0;
+  const int64_t rounds_before = round - view.first_round() - (view.carried() ? 1 : 0);
+  plan.job_samples.begin = StreamBegin(view) + rounds_before * job_size;
   plan.job_samples.end = plan.job_samples.begin + job_size;
-  plan.region_samples.begin = plan.job_samples.begin;
-  for (int before = 0; before < member; ++before) {
-    plan.region_samples.begin += view.members(before).samples_per_step() * steps;
-  }
-  plan.region_samples.end = plan.region_samples.begin + plan.samples_per_step * steps;
+  plan.region_samples.begin = plan.job_samples.begin + before;
+  plan.region_samples.end = plan.region_samples.begin + ShareOfRound(self, steps);
+  plan.samples = SamplesAt(view, plan.region_samples);
   return plan;
+}
+
+int64_t PlannedSamples(const pb::View& view, const pb::Job& job, int member, int64_t round) {
+  const pb::Member& one = view.members(member);
+  if (!view.carried() || round != view.first_round()) return ShareOfRound(one, InnerSteps(job));
+  int64_t size = 0;
+  for (const pb::SampleRange& range : one.first_samples()) size += range.end() - range.begin();
+  return size;
+}
+
+int64_t PlannedSamples(const pb::View& view, const pb::Job& job, int64_t round) {
+  int64_t size = 0;
+  for (int i = 0; i < view.members_size(); ++i) size += PlannedSamples(view, job, i, round);
+  return size;
+}
+
+SamplePool PoolAfter(const pb::View& view, const pb::Job& job, int64_t round,
+                     const ShortContributions& short_contributions) {
+  SamplePool pool(FromProto(view.returned()), view.first_sample());
+  const int64_t rounds = round - view.first_round() + 1;
+  if (rounds <= 0) {
+    if (!view.carried()) return pool;
+    for (const pb::Member& member : view.members()) {
+      for (const Range& range : FromProto(member.first_samples())) pool.Return(range);
+    }
+    return pool;
+  }
+  int64_t job_size = 0;
+  for (const pb::Member& member : view.members()) {
+    job_size += ShareOfRound(member, InnerSteps(job));
+  }
+  pool.Take((rounds - (view.carried() ? 1 : 0)) * job_size);
+  for (const pb::ShortContribution& one : short_contributions) {
+    const int member = MemberOf(view, one.region());
+    if (member < 0) continue;
+    const RoundPlan plan = PlanRound(view, job, member, round);
+    for (const Range& range : Suffix(plan.samples, one.samples())) pool.Return(range);
+  }
+  return pool;
+}
+
+pb::View ContinueView(const pb::View& planned, const pb::View& before, const pb::Job& job,
+                      int64_t edge, const std::string& digest,
+                      const ShortContributions& short_contributions) {
+  pb::View view = planned;
+  const SamplePool pool = PoolAfter(before, job, edge, short_contributions);
+  view.set_first_round(edge + 1);
+  view.set_first_sample(pool.next());
+  ToProto(pool.returned(), view.mutable_returned());
+  view.set_inner_steps_done(before.inner_steps_done() +
+                            (edge - before.first_round() + 1) * InnerSteps(job));
+  view.set_last_round(before.last_round());
+  view.set_digest(digest);
+  return view;
 }
 
 StatusOr<std::vector<int64_t>> Shares(int64_t global_batch, const std::vector<int>& workers) {
@@ -77,6 +199,35 @@ int WorkerOfLane(int lane, int lanes, int workers) {
   return static_cast<int>((product + lanes - 1) / lanes - 1);
 }
 
+namespace {
+
+// Ranges are in order, do not overlap and lie before first_sample.
+Status CheckRanges(const pb::View& view) {
+  std::vector<Range> all = FromProto(view.returned());
+  for (const pb::Member& member : view.members()) {
+    const std::vector<Range> first = FromProto(member.first_samples());
+    if (!first.empty() && (!view.carried() || member.first_steps() < 1 ||
+                           SizeOf(first) % member.first_steps() != 0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("view ", view.id(), ": the first round of ", member.region()));
+    }
+    all.insert(all.end(), first.begin(), first.end());
+  }
+  std::sort(all.begin(), all.end(),
+            [](const Range& one, const Range& two) { return one.begin < two.begin; });
+  int64_t end = 0;
+  for (const Range& range : all) {
+    if (range.begin < end || range.empty() || range.end > view.first_sample()) {
+      return absl::InvalidArgumentError(absl::StrCat("view ", view.id(), ": samples ", range.begin,
+                                                     " to ", range.end, " twice or too far"));
+    }
+    end = range.end;
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
 Status CheckView(const pb::View& view, const pb::Job& job) {
   const auto broken = [&](const std::string& rule) {
     return absl::InvalidArgumentError(absl::StrCat("view ", view.id(), ": ", rule));
@@ -87,9 +238,19 @@ Status CheckView(const pb::View& view, const pb::Job& job) {
     return broken(absl::StrCat(view.lanes(), " lanes; 1 to 65536 are possible"));
   }
   if (view.key().size() != 32) return broken("its key is not 32 bytes long");
-  if (view.first_round() < 1 || view.last_round() < view.first_round()) {
-    return broken(absl::StrCat("rounds ", view.first_round(), " to ", view.last_round()));
+  const bool planned = view.after() > 0 && view.first_round() == 0;
+  if (!planned) {
+    // After a fence the last round may be over.
+    const int64_t rounds = view.last_round() - view.first_round() + 1;
+    if (view.first_round() < 1 || rounds < (view.carried() ? 0 : 1)) {
+      return broken(absl::StrCat("rounds ", view.first_round(), " to ", view.last_round()));
+    }
+    if (view.take_round() > 0 &&
+        (view.take_round() != view.first_round() - 1 || MemberOf(view, view.take_from()) < 0)) {
+      return broken(absl::StrCat("takes round ", view.take_round(), " from ", view.take_from()));
+    }
   }
+  RETURN_IF_ERROR(CheckRanges(view));
   if (view.first_sample() < 0 || view.inner_steps_done() < 0) return broken("negative position");
   std::set<std::string> names;
   int64_t samples = 0;
@@ -102,7 +263,9 @@ Status CheckView(const pb::View& view, const pb::Job& job) {
       return broken(absl::StrCat(member.region(), " has ", member.gateways_size(), " gateways for ",
                                  view.lanes(), " lanes"));
     }
-    if (member.samples_per_step() < 1 || member.samples_per_step() > job.train().global_batch()) {
+    if (!IsFull(member)) continue;
+    if (member.inner_steps() < 0 || member.inner_steps() > 1000000000 ||
+        member.samples_per_step() < 1 || member.samples_per_step() > job.train().global_batch()) {
       return broken(
           absl::StrCat(member.region(), " has ", member.samples_per_step(), " samples a step"));
     }

@@ -1,29 +1,38 @@
 // Which samples a region trains on in a round: pure arithmetic on the view, so that the
 // orchestrator and every region know it without asking one another (P3).
 //
-// A round takes global_batch * H samples, H = train.inner_steps (1 with sync.method every_step).
-// Round r of a view covers the job's samples
-//     [first_sample + (r - first_round) * global_batch * H, + global_batch * H),
-// and the members cut that range in their order: member j, with n_j samples a step, gets n_j * H of
-// it. The n_j sum to global_batch, so that no sample is skipped and none is given twice.
+// A round takes n_j * h_j samples for each full member j: n_j its samples a step, h_j its inner
+// steps (train.inner_steps unless the view says another number; 1 with sync.method every_step). The
+// n_j sum to global_batch.
+//
+// A view's samples are a stream: first what was returned (View.returned), then first_sample and all
+// that follow. Places in the stream are numbered so that from first_sample on a place is the
+// sample's own number. Each round takes the next places, the members cut them in their order: no
+// sample is skipped, none given twice. Where the view is `carried`, its first round takes
+// first_samples instead, and the stream begins with the round after.
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "base/range.h"
 #include "base/status.h"
 #include "proto/control.pb.h"
 #include "proto/job.pb.h"
+#include "proto/sample_pool.h"
 
 namespace atl {
 
 struct RoundPlan {
   int64_t round = 0;
-  Range job_samples;             // of all regions in this round
-  Range region_samples;          // the member's part of it
+  // Places in the stream: of all regions in this round, and the member's part. Where nothing was
+  // returned they are the samples' numbers. In a carried first round: places before the stream.
+  Range job_samples;
+  Range region_samples;
   int64_t samples_per_step = 0;  // of the member
   int64_t inner_steps = 0;
+  std::vector<Range> samples;  // of the member, in the order of training
 };
 
 // Optimizer steps of a region in a round (H).
@@ -32,6 +41,26 @@ int64_t InnerSteps(const pb::Job& job);
 // `member` is the place in view.members; `round` lies in [first_round, last_round]. The view has
 // passed CheckView.
 RoundPlan PlanRound(const pb::View& view, const pb::Job& job, int member, int64_t round);
+
+// Samples of a member in a round, without saying which: its whole part of the plan.
+int64_t PlannedSamples(const pb::View& view, const pb::Job& job, int member, int64_t round);
+// The same over all members.
+int64_t PlannedSamples(const pb::View& view, const pb::Job& job, int64_t round);
+
+// What nobody has after `round` (first_round - 1: before the view's first), if every member
+// contributed fully but those in `short_contributions`, which are of that round.
+using ShortContributions = google::protobuf::RepeatedPtrField<pb::ShortContribution>;
+SamplePool PoolAfter(const pb::View& view, const pb::Job& job, int64_t round,
+                     const ShortContributions& short_contributions = {});
+
+// Fills in a planned view: it follows `before` after the round `edge`, whose state has `digest`.
+pb::View ContinueView(const pb::View& planned, const pb::View& before, const pb::Job& job,
+                      int64_t edge, const std::string& digest,
+                      const ShortContributions& short_contributions);
+
+// The member's place in the view; -1: none.
+int MemberOf(const pb::View& view, const std::string& region);
+inline bool IsFull(const pb::Member& member) { return member.role() == pb::Member::FULL; }
 
 // Samples a step of each region: global_batch in proportion to workers, rounded down; what is left
 // goes one each to regions that would have none, then to the first ones. More regions than samples
@@ -42,8 +71,9 @@ StatusOr<std::vector<int64_t>> Shares(int64_t global_batch, const std::vector<in
 // [w lanes / workers, (w + 1) lanes / workers).
 int WorkerOfLane(int lane, int lanes, int workers);
 
-// A view as it comes over the wire: members, shares, gateways and numbers fit one another and the
-// job, and no sample number overflows. Errors are kInvalidArgument and say which rule was broken.
+// A view as it comes over the wire, absolute or planned: members, shares, gateways and numbers fit
+// one another and the job, and no sample number overflows. Errors are kInvalidArgument and say
+// which rule was broken.
 Status CheckView(const pb::View& view, const pb::Job& job);
 
 }  // namespace atl

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/range.h"
 #include "proto/control.pb.h"
 
 namespace atl {
@@ -28,11 +29,20 @@ struct ResumePoint {
   std::string digest;
   int64_t next_sample = 0;
   int64_t inner_steps = 0;
+  std::vector<Range> returned;                              // before next_sample, but not committed
   std::map<std::string, pb::CheckpointOnDisk> checkpoints;  // by region: which copy it loads
 };
 
 std::optional<ResumePoint> ChooseResumePoint(
     const std::map<std::string, RegionCheckpoints>& regions);
+
+// The same where one region is enough: the newest state that any has, and the copies of those that
+// have it. States that are known to be committed (round -> digest) come before all others, since a
+// newer one may be of a round that was done again. Of two states of one round, the one that more
+// regions have wins.
+std::optional<ResumePoint> ChooseAnyResumePoint(
+    const std::map<std::string, RegionCheckpoints>& regions,
+    const std::map<int64_t, std::string>& committed);
 
 // True if any region lists any checkpoint, loadable or not.
 bool AnyCheckpoint(const std::map<std::string, RegionCheckpoints>& regions);

@@ -1,6 +1,7 @@
 #include "orchestrator/core/core.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,9 @@ namespace {
 
 // A step that comes later than asked by more than this: the orchestrator was stopped or starved.
 constexpr double kOwnPauseSeconds = 2;
+// While something is wrong.
+constexpr double kWatchSeconds = 0.5;
+constexpr double kNever = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
@@ -28,10 +32,24 @@ Core::Core(Options options)
   job_.run = options_.history.run + 1;
   job_.job = options_.job;
   job_.state = JobStateName(state_);
+  if (options_.history.membership) Restore(options_.history);
 }
 
 Actions Core::Start(double now) {
   BeginStep(now);
+  if (restored_) {
+    for (auto& [name, entry] : regions_) entry.ForgiveSilence(now);
+    if (fence_) {
+      fence_->id = ++last_view_;
+      fence_->began = now;
+      RecordMembership();
+    }
+    Event("orchestrator_back", "", ledger_->next_round(),
+          absl::StrCat("the orchestrator is back: view ", view_.id(), ", round ",
+                       ledger_->next_round(), " is to be committed next"),
+          {{"view", view_.id()}});
+    return EndStep();
+  }
   job_.started = job_.since = now;
   RecordJob();
   for (const std::string& name : order_) RecordRegion(regions_.at(name));
@@ -50,9 +68,20 @@ Actions Core::OnMessage(const std::string& region, const pb::LeaderMessage& mess
     return EndStep();
   }
   // Not greeted yet, or of an attempt that another has replaced: it says hello or is no more.
-  if (found == regions_.end() || found->second.attempt().empty()) return EndStep();
+  if (found == regions_.end()) return EndStep();
+  if (found->second.attempt().empty()) {
+    // A leader that greeted the orchestrator before this one.
+    if (!message.attempt().empty()) SendDropped(found->second, "say hello again");
+    return EndStep();
+  }
   RegionEntry& entry = found->second;
-  if (!message.attempt().empty() && message.attempt() != entry.attempt()) return EndStep();
+  if (!message.attempt().empty() && message.attempt() != entry.attempt()) {
+    // Of an earlier start, late; or of the present one, whose hello an earlier one's overtook.
+    if (message.has_heartbeat() && (elastic_ || state_ == JobState::kWaiting)) {
+      SendDropped(entry, "say hello again");
+    }
+    return EndStep();
+  }
   entry.Heard(now);
   Revive(entry);
   // A fault is heard at once, even where a report before it got lost: the sender may be gone before
@@ -125,6 +154,15 @@ void Core::BeginStep(double now) {
 Actions Core::EndStep() {
   if (state_ == JobState::kFailing && now_ >= decide_at_) DecideFailure();
   CheckSilence();
+  if (elastic_ && !IsEnd(state_)) {
+    WatchFence();
+    if (state_ == JobState::kWaiting) BeginIfReady();
+    if (ledger_ && !IsEnd(state_)) {
+      ReleaseLeavers();
+      PlanView();
+      WatchLeases();
+    }
+  }
   ExplainWaiting();
   wake_at_ = WakeAt();
   actions_.wake_at = wake_at_;
@@ -186,6 +224,7 @@ void Core::Dispatch(RegionEntry& entry, const pb::LeaderMessage& message) {
       return OnCheckpoint(entry, message.checkpoint());
     case pb::LeaderMessage::kHeartbeat:
       entry.TakeLinks(message.heartbeat().links(), order_);
+      SendWhatLacks(entry, message.heartbeat());
       return entry.Progress(
           message.heartbeat().doing(), 0,
           message.heartbeat().has_phases() ? &message.heartbeat().phases() : nullptr);
@@ -193,6 +232,14 @@ void Core::Dispatch(RegionEntry& entry, const pb::LeaderMessage& message) {
       return OnFault(entry, message.fault());
     case pb::LeaderMessage::kLeft:
       return OnLeft(entry, message.left());
+    case pb::LeaderMessage::kSuspect:
+      return OnSuspect(entry, message.suspect());
+    case pb::LeaderMessage::kFenced:
+      return OnFenced(entry, message.fenced());
+    case pb::LeaderMessage::kCaughtUp:
+      return OnCaughtUp(entry, message.caught_up());
+    case pb::LeaderMessage::kLeaving:
+      return OnLeaving(entry, message.leaving());
     case pb::LeaderMessage::kHello:
     case pb::LeaderMessage::BODY_NOT_SET:
       return;
@@ -220,12 +267,13 @@ void Core::AnswerAfterEnd(RegionEntry& entry, const pb::LeaderMessage& message) 
 }
 
 std::string Core::WaitingText() const {
+  if (state_ == JobState::kTraining && ledger_->next_round() <= view_.last_round()) return "";
   std::vector<std::string> absent, joining, members;
   for (const std::string& name : order_) {
     const RegionState state = regions_.at(name).state();
     if (state == RegionState::kAbsent) absent.push_back(name);
     if (state == RegionState::kJoining) joining.push_back(name);
-    if (state == RegionState::kTraining) members.push_back(name);
+    if (state == RegionState::kTraining || state == RegionState::kLeaving) members.push_back(name);
   }
   std::vector<std::string> parts;
   switch (state_) {
@@ -242,7 +290,7 @@ std::string Core::WaitingText() const {
                                                                 view_.first_round() - 1),
                           " and to finish round ", view_.first_round());
     case JobState::kTraining:
-      if (ledger_->next_round() <= view_.last_round() || members.empty()) return "";
+      if (members.empty()) return "";
       return absl::StrCat(JoinNames(members),
                           " to evaluate, to commit the last checkpoint and to leave; then the job "
                           "is done");
@@ -275,9 +323,8 @@ std::optional<double> Core::WakeAt() const {
   if (IsEnd(state_)) return std::nullopt;
   std::optional<double> wake;
   const auto at = [&](double time) { wake = wake ? std::min(*wake, time) : time; };
-  for (const auto& [name, entry] : regions_) {
-    if (entry.IsLive() && state_ != JobState::kFailing) at(entry.SilenceDeadline());
-  }
+  if (state_ != JobState::kFailing && silence_at_ < kNever) at(std::max(silence_at_, now_));
+  if (fence_ || !suspicions_.empty() || waiting_since_ > 0) at(now_ + kWatchSeconds);
   if (state_ == JobState::kFailing) at(decide_at_);
   return wake;
 }

@@ -2,16 +2,21 @@
 // records and a wake-up time come out. No sockets, threads, clocks or files; the daemon (server/)
 // and tests drive it.
 //
-// The life of a job (docs/protocols/orchestrator.md has the states and their successors):
+// The life of a job (docs/protocols/orchestrator.md, docs/protocols/membership.md):
 //   1. Start. Regions say Hello and get Welcome with the job, load it and say Ready.      join.cc
 //   2. When all are ready, and agree on model and data, the resume point is chosen and
 //      view 1 goes out. A region that cannot load its checkpoint says Ready again with the
-//      failure, and another view takes the next common one.                               join.cc
+//      failure, and another view takes the next common one.                  join.cc, resume.cc
 //   3. Regions run rounds without asking and report them. A round that all members reported
 //      with one digest is committed: ledger, sums, record. Same for evaluations and
 //      checkpoints.                                                                    progress.cc
-//   4. After the last round, or a stop, the regions leave and the job ends. A fault, silence or a
-//      differing digest ends it too, naming the cause.                                  failure.cc
+//   4. After the last round, or a stop, the regions leave and the job ends.             failure.cc
+// Where all regions survive changes (elastic_):
+//   5. Who is suspected, silent or wrong is left out: a fence, then the next view.       fence.cc,
+//      suspicion.cc
+//   6. Who joins, has caught up or leaves: a planned view, taken at an edge.             planned.cc
+//   7. A new core goes on from what the one before recorded.                             restore.cc
+// Where one does not, a fault, silence or a differing digest ends the job, naming the cause.
 //
 // What the driver owes: it calls one method at a time, with times that never go back; it persists
 // the records of a step, in order and in one transaction, before it sends the messages of that
@@ -27,6 +32,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,6 +41,7 @@
 #include "orchestrator/core/records.h"
 #include "orchestrator/core/regions.h"
 #include "orchestrator/core/states.h"
+#include "proto/round_plan.h"
 
 namespace atl {
 
@@ -62,6 +69,8 @@ class Core {
     pb::Job job;  // complete: every default filled in
     uint32_t protocol = 0;
     double heartbeat_seconds = 1;
+    // The first view is made when so many regions are ready and no other one is loading; 0: all.
+    int least_regions = 0;
     std::function<std::string(size_t)> random_bytes;  // for keys
     History history;
   };
@@ -72,11 +81,20 @@ class Core {
   // `region` is who sent it, as its key says. Once the job has ended, answers say so.
   Actions OnMessage(const std::string& region, const pb::LeaderMessage& message, double now);
   Actions OnStop(const std::string& reason, double now);
+  // Asks one region to leave. Nothing if it is no full member.
+  Actions OnDrain(const std::string& region, const std::string& reason, double now);
   Actions OnTick(double now);
   // The orchestrator itself cannot go on (its disk is full, ...).
   Actions OnOwnFailure(const std::string& what, int exit_code, double now);
 
   JobState state() const { return state_; }
+  // Views change with the regions (docs/protocols/membership.md).
+  bool elastic() const { return elastic_; }
+  const pb::View& view() const { return view_; }
+  bool fencing() const { return fence_.has_value(); }
+  int64_t committed_round() const { return ledger_ ? ledger_->next_round() - 1 : 0; }
+  // What must be the same after a restart, as text.
+  std::string DurableState() const;
   // After the end: no region is left that may still want to hear of it.
   bool EveryoneGone() const;
 
@@ -85,6 +103,27 @@ class Core {
   struct Sums {
     double loss_sum = 0;
     int64_t tokens = 0;
+  };
+  struct Fencing {
+    int64_t id = 0;
+    std::string reason;
+    std::set<std::string> left_out;
+    std::map<std::string, pb::Fenced> answers;
+    double began = 0;
+    double asked = 0;  // Fence went out last
+  };
+  struct Suspicion {
+    bool gone = false;
+    double since = 0;
+    int64_t round = 0;
+    std::string what;
+  };
+  // What the notes of a round said; from its first report until it is committed.
+  struct RoundFacts {
+    ShortContributions short_contributions;
+    int64_t next_view = 0;
+    std::vector<std::string> leaving;
+    bool edge_known = false;
   };
 
   // core.cc: steps, records, messages, states.
@@ -115,35 +154,99 @@ class Core {
   void OnReady(RegionEntry& entry, const pb::Ready& ready);
   void OnCheckpointFailure(RegionEntry& entry, const pb::Ready& ready);
   bool AllReady() const;
+  std::vector<std::string> ReadyRegions() const;
   bool RegionsAgree();
-  // Both fill in resume_ and return false if the job ended instead.
-  bool ChooseResume();
-  bool HandleNoResumePoint(const std::map<std::string, RegionCheckpoints>& listed);
-  void NoteResume();
+  void BeginIfReady();
+  bool AllSurvive() const;
+  Status AgreesWithJob(const pb::Ready& ready) const;
+  void Refuse(RegionEntry& entry, const std::string& why);
   void MakeView();
+  void AddMember(pb::View* view, const std::string& region, bool full) const;
+  Status GiveShares(pb::View* view) const;
   pb::OrchestratorMessage ViewFor(const RegionEntry& entry) const;
   void AnnounceView();
+  void BeginLedger(const SamplePool& pool, int64_t round);
+
+  // resume.cc: both fill in resume_ and return false if the job ended or waits instead.
+  bool ChooseResume();
+  bool HandleNoResumePoint(const std::map<std::string, RegionCheckpoints>& listed);
+  bool IsContradicted(const pb::CheckpointOnDisk& checkpoint) const;
+  void NoteResume();
 
   // progress.cc
   void OnRoundReport(RegionEntry& entry, const pb::RoundReport& report);
+  // False: it is no report that this round could have; what to do about that has been done.
+  bool IsSoundReport(RegionEntry& entry, const pb::RoundReport& report);
+  void TakeFacts(const std::string& region, const pb::RoundReport& report);
+  void TakeShort(int64_t round, const RoundFacts& facts);
+  void Wrong(RegionEntry& entry, const std::string& what, int64_t round);
   void AssignThrough(int64_t round);
-  void ReturnSamples();
+  void Assign(std::vector<Ledger::Entry> entries);
+  void ReturnSamplesFrom(int64_t round);
   void CommitReady();
   bool Commit(int64_t round);
+  // Empty: there is no majority, and the job has failed.
+  std::string MajorityDigest(int64_t round);
+  RoundRecord SumOf(int64_t round, const std::string& digest);
   void OnEvaluation(RegionEntry& entry, const pb::EvaluationReport& report);
   void OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report);
   bool InView(const RegionEntry& entry, int64_t view) const;
+  int FullMembers() const;
 
   // failure.cc
   void OnFault(RegionEntry& entry, const pb::Fault& fault);
   void DecideFailure();
   void OnLeft(RegionEntry& entry, const pb::Left& left);
+  void OnLeftElastic(RegionEntry& entry, const pb::Left& left);
   void BeginStop(const std::string& reason);
   void FinishIfAllLeft();
   void CheckSilence();
+  double NextSilence() const;
   void Fail(const std::string& reason, int exit_code, const std::string& region, int64_t round);
   void End(JobState state, const std::string& reason, int exit_code, const std::string& region = "",
            int64_t round = -1);
+
+  // fence.cc
+  void StartFence(const std::string& reason);
+  void LeaveOut(const std::string& region, RegionState state, const std::string& reason);
+  void AskFenced();
+  void OnFenced(RegionEntry& entry, const pb::Fenced& fenced);
+  // Makes the next view if all that are waited for have answered.
+  void DecideFence();
+  std::vector<std::string> Scope() const;
+  bool LeaveOutMinority(int64_t newest);
+  pb::View ViewAfterFence(int64_t newest, const std::string& giver);
+  std::vector<Ledger::Entry> CarriedEntries(pb::View* view,
+                                            const std::map<std::string, Ledger::Entry>& held) const;
+  // Who has left already and whose newest round others hold too.
+  void ReleaseNotNeeded();
+  // Nobody else holds the state: it is not given up for silence alone, but for a long one.
+  bool IsLastHolder(const std::string& region) const;
+  void TakeUp(pb::View view);
+  void SendDropped(const RegionEntry& entry, const std::string& reason);
+  void WaitForCheckpoints(const std::string& reason);
+  void RecordMembership();
+  void RecordLedger();
+
+  // suspicion.cc
+  void OnSuspect(RegionEntry& entry, const pb::Suspect& suspect);
+  void WeighSuspicions();
+  void WatchFence();
+  // What the heartbeat shows to be lacking is sent again.
+  void SendWhatLacks(RegionEntry& entry, const pb::Heartbeat& heartbeat);
+
+  // planned.cc
+  void OnCaughtUp(RegionEntry& entry, const pb::CaughtUp& caught_up);
+  void OnLeaving(RegionEntry& entry, const pb::Leaving& leaving);
+  void PlanView();
+  pb::View WantedView() const;
+  void TakeEdge(int64_t edge, const std::string& digest, const RoundFacts& facts);
+  void Release(RegionEntry& entry);
+  void ReleaseLeavers();
+  void WatchLeases();
+
+  // restore.cc
+  void Restore(const History& history);
 
   const Options options_;
   std::map<std::string, RegionEntry> regions_;
@@ -153,13 +256,25 @@ class Core {
   JobRecord job_;
   int64_t last_event_;
 
+  bool elastic_ = false;
+  bool restored_ = false;
+  std::map<int64_t, pb::View> planned_;  // that may follow view_
+  double planned_since_ = 0;
+  int64_t absolute_ = 0;  // id of the newest absolute view
+  std::optional<Fencing> fence_;
+  std::map<std::string, std::map<std::string, Suspicion>> suspicions_;  // of whom, by whom
+  std::map<int64_t, RoundFacts> facts_;
+  std::map<int64_t, std::string> digests_;  // of committed rounds
+  int64_t committed_samples_ = 0;
+  int64_t newest_saved_ = 0;  // round of the newest checkpoint that any region has written
+  double round_seconds_ = 0;  // the longest of late
+
   std::optional<ResumePoint> resume_;
   pb::View view_;  // id 0: none yet; without the fields that differ between regions
   int64_t last_view_;
   std::optional<Ledger> ledger_;
   std::map<int64_t, std::map<std::string, pb::RoundReport>> reports_;  // not committed yet
-  std::string committed_digest_;                                       // of ledger round - 1
-  std::map<int64_t, std::map<std::string, Sums>> evaluations_;
+  std::map<std::pair<int64_t, int64_t>, std::map<std::string, Sums>> evaluations_;  // (view, round)
   std::map<int64_t, std::map<std::string, pb::CheckpointReport>> checkpoints_;
   int64_t last_checkpoint_ = 0;
 
@@ -169,6 +284,8 @@ class Core {
 
   double now_ = 0;
   std::optional<double> wake_at_;  // as told to the driver
+  double waiting_since_ = 0;       // kWaiting, though there were views
+  double silence_at_ = 0;          // no region is silent before
   std::string waiting_;            // what the last waiting event said, without its time
   Actions actions_;                // of the step under way
 };

@@ -1,5 +1,6 @@
 // How a job ends: leaving, stopping, faults and their cause, silence.
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -24,6 +25,13 @@ std::string While(const std::string& doing) {
 void Core::OnFault(RegionEntry& entry, const pb::Fault& fault) {
   if (!entry.IsLive()) return;
   const bool before_view = state_ == JobState::kWaiting;
+  if (elastic_) {
+    Event("fault", entry.name(), -1,
+          absl::StrCat("region ", entry.name(), ": ", fault.what(), While(fault.doing())),
+          {{"exit_code", int64_t{fault.exit_code()}}, {"doing", fault.doing()}});
+    entry.fault = fault;
+    return LeaveOut(entry.name(), RegionState::kFailed, fault.what());
+  }
   const auto blamed = regions_.find(fault.blames());
   if (state_ == JobState::kStopping && blamed != regions_.end() && blamed->second.left &&
       blamed->second.left->round() < view_.first_round()) {
@@ -106,6 +114,7 @@ void Core::OnLeft(RegionEntry& entry, const pb::Left& left) {
                  absl::StrCat("region ", entry.name(),
                               " left before the first round; it may be started again"));
   }
+  if (elastic_) return OnLeftElastic(entry, left);
   entry.Progress("", left.round(), nullptr);
   entry.Enter(RegionState::kLeft,
               absl::StrCat("left after round ", left.round(), ", exit code ", code), now_);
@@ -131,12 +140,29 @@ void Core::OnLeft(RegionEntry& entry, const pb::Left& left) {
   FinishIfAllLeft();
 }
 
+void Core::OnLeftElastic(RegionEntry& entry, const pb::Left& left) {
+  const int code = left.exit_code();
+  entry.Progress("", left.round(), nullptr);
+  Event("region_left", entry.name(), left.round(),
+        absl::StrCat("region ", entry.name(), " left after round ", left.round()),
+        {{"exit_code", int64_t{code}}});
+  if (code != 0 && code != kStoppedCleanly && code != kStoppedUncommitted) {
+    return LeaveOut(entry.name(), RegionState::kFailed, absl::StrCat("left with exit code ", code));
+  }
+  if (!entry.IsFull()) return LeaveOut(entry.name(), RegionState::kLeft, "left");
+  // It stays a member until its last round is committed: it may be needed to hand that on.
+  if (entry.state() != RegionState::kLeaving) entry.Enter(RegionState::kLeaving, "has left", now_);
+  RecordRegion(entry);
+  FinishIfAllLeft();
+}
+
 void Core::BeginStop(const std::string& reason) {
   stop_reason_ = reason;
   Event("stop", "", -1, absl::StrCat("stop: ", reason));
   EnterState(JobState::kStopping);
   for (const std::string& name : order_) {
-    if (regions_.at(name).state() != RegionState::kTraining) continue;
+    const RegionEntry& entry = regions_.at(name);
+    if (elastic_ ? !entry.IsLive() : entry.state() != RegionState::kTraining) continue;
     pb::OrchestratorMessage message;
     message.mutable_stop()->set_reason(reason);
     Send(name, std::move(message));
@@ -146,11 +172,14 @@ void Core::BeginStop(const std::string& reason) {
 void Core::FinishIfAllLeft() {
   bool uncommitted = false;
   std::map<std::string, std::string> rounds;
+  if (fence_) return;
   for (const auto& [name, entry] : regions_) {
-    if (entry.state() != RegionState::kLeft) return;
+    if (elastic_ && !entry.IsFull()) continue;
+    if (elastic_ ? !entry.left : entry.state() != RegionState::kLeft) return;
     uncommitted |= entry.left->exit_code() == kStoppedUncommitted;
     rounds[name] = absl::StrCat(entry.left->round());
   }
+  if (rounds.empty()) return;
   const int64_t committed = ledger_->next_round() - 1;
   const std::vector<std::string> differ = Minority(rounds);
   if (!differ.empty()) {
@@ -161,7 +190,7 @@ void Core::FinishIfAllLeft() {
   if (committed == view_.last_round() && !uncommitted) {
     return End(JobState::kDone, absl::StrCat("all ", committed, " rounds are committed"), 0);
   }
-  if (state_ != JobState::kStopping && !uncommitted) {
+  if (state_ != JobState::kStopping && !uncommitted && !elastic_) {
     return Fail(absl::StrCat("all regions left, but only round ", committed, " of ",
                              view_.last_round(), " is committed"),
                 1, "", committed);
@@ -171,14 +200,31 @@ void Core::FinishIfAllLeft() {
       uncommitted ? kStoppedUncommitted : kStoppedCleanly);
 }
 
+double Core::NextSilence() const {
+  double next = std::numeric_limits<double>::infinity();
+  for (const auto& [name, entry] : regions_) {
+    if (entry.IsLive()) next = std::min(next, entry.SilenceDeadline());
+  }
+  // Whoever is kept though it is silent is looked at again soon.
+  return std::max(next, now_ + 0.5);
+}
+
 void Core::CheckSilence() {
   if (IsEnd(state_) || state_ == JobState::kFailing) return;
+  // Deadlines only move back, but for regions that have become live.
+  if (now_ < silence_at_) return;
   for (const std::string& name : order_) {
     RegionEntry& entry = regions_.at(name);
     if (!entry.IsLive() || now_ < entry.SilenceDeadline()) continue;
+    if (elastic_ && entry.IsMember() && IsLastHolder(name)) continue;
     const std::string text =
         absl::StrCat("region ", name, " has not been heard of since ", TimeOfDay(entry.heard()),
                      " (", static_cast<int64_t>(now_ - entry.heard()), " s)", While(entry.doing()));
+    if (elastic_) {
+      Event("region_silent", name, -1, text);
+      LeaveOut(name, RegionState::kAbsent, "no longer heard of");
+      continue;
+    }
     if (state_ == JobState::kWaiting) {
       entry.Enter(RegionState::kAbsent, "no longer heard of", now_);
       RecordRegion(entry);
@@ -189,6 +235,7 @@ void Core::CheckSilence() {
     RecordRegion(entry);
     return Fail(text, 1, name, -1);
   }
+  silence_at_ = NextSilence();
 }
 
 void Core::Fail(const std::string& reason, int exit_code, const std::string& region,
@@ -201,7 +248,10 @@ void Core::End(JobState state, const std::string& reason, int exit_code, const s
                int64_t round) {
   job_.reason = reason;
   job_.exit_code = exit_code;
-  ReturnSamples();
+  fence_.reset();
+  planned_.clear();
+  suspicions_.clear();
+  if (ledger_) ReturnSamplesFrom(ledger_->next_round());
   EnterState(state);
   Event("job_ended", region, round, absl::StrCat("job ", JobStateName(state), ": ", reason),
         {{"state", JobStateName(state)}, {"exit_code", int64_t{exit_code}}});

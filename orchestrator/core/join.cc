@@ -14,6 +14,7 @@ namespace {
 constexpr int kUsage = static_cast<int>(ExitCode::kUsage);
 constexpr int kEnvironment = static_cast<int>(ExitCode::kEnvironment);
 constexpr int kViewKeyBytes = 32;
+constexpr double kWaitForOthersSeconds = 60;
 
 // What is wrong with a Ready that no working leader would send; empty: nothing.
 std::string WhatIsWrong(const pb::Ready& ready, int workers) {
@@ -53,7 +54,7 @@ std::optional<std::pair<std::string, int>> Core::WhyRefuse(const std::string& re
   }
   const RegionEntry& entry = found->second;
   if (hello.attempt() == entry.attempt() && entry.IsLive()) return std::nullopt;
-  if (state_ == JobState::kWaiting) return std::nullopt;
+  if (state_ == JobState::kWaiting || elastic_) return std::nullopt;
   return refuse(
       absl::StrCat("region ", region, " already runs in this job (host ", entry.hello().host(),
                    ", pid ", entry.hello().pid(), ", ", RegionStateName(entry.state()),
@@ -78,7 +79,7 @@ void Core::OnHello(const std::string& region, const pb::Hello& hello) {
     entry.Heard(now_);
     Revive(entry);
     Greet(entry);
-    if (entry.state() == RegionState::kTraining) {
+    if (entry.IsMember() && MemberOf(view_, region) >= 0) {
       Send(region, ViewFor(entry));
       if (!stop_reason_.empty()) {
         pb::OrchestratorMessage stop;
@@ -93,7 +94,11 @@ void Core::OnHello(const std::string& region, const pb::Hello& hello) {
           absl::StrCat("region ", region, " was started again; the start before (host ",
                        entry.hello().host(), ", pid ", entry.hello().pid(), ") no longer counts"));
   }
+  if (elastic_ && entry.IsMember()) {
+    LeaveOut(region, RegionState::kAbsent, "it was started again");
+  }
   entry.Begin(hello, now_);
+  silence_at_ = 0;
   RecordRegion(entry);
   Event("region_hello", region, -1,
         absl::StrCat("region ", region, " is there: ", hello.workers(), " workers, leader on ",
@@ -106,6 +111,13 @@ void Core::OnHello(const std::string& region, const pb::Hello& hello) {
 }
 
 void Core::Revive(RegionEntry& entry) {
+  if (entry.state() == RegionState::kAbsent) silence_at_ = 0;
+  if (elastic_ && !IsEnd(state_)) {
+    if (entry.state() != RegionState::kAbsent || entry.left) return;
+    entry.Enter(RegionState::kJoining, "is heard of again", now_);
+    RecordRegion(entry);
+    return SendDropped(entry, "it was given up because it was silent");
+  }
   if (state_ != JobState::kWaiting || entry.state() != RegionState::kAbsent || entry.left) return;
   entry.Enter(RegionState::kJoining, "loads the job", now_);
   RecordRegion(entry);
@@ -128,9 +140,17 @@ void Core::OnReady(RegionEntry& entry, const pb::Ready& ready) {
     return Fail(absl::StrCat("region ", entry.name(), " says that it is ready with ", wrong), 1,
                 entry.name(), -1);
   }
-  if (entry.state() == RegionState::kTraining) {
-    if (!ready.failed_checkpoint().empty()) OnCheckpointFailure(entry, ready);
+  if (entry.IsMember()) {
+    if (!ready.failed_checkpoint().empty()) {
+      OnCheckpointFailure(entry, ready);
+    } else if (entry.state() == RegionState::kObserving && !entry.caught_up) {
+      LeaveOut(entry.name(), RegionState::kJoining, "it has lost its place in the view");
+    }
     return;
+  }
+  if (elastic_ && state_ != JobState::kWaiting) {
+    const Status agrees = AgreesWithJob(ready);
+    if (!agrees.ok()) return Refuse(entry, std::string(agrees.message()));
   }
   const bool is_new = entry.state() == RegionState::kJoining;
   entry.ready = ready;
@@ -148,8 +168,46 @@ void Core::OnReady(RegionEntry& entry, const pb::Ready& ready) {
            {"parameters", ready.parameters()},
            {"checkpoints", int64_t{ready.checkpoints_size()}}});
   }
-  if (!AllReady() || !RegionsAgree() || !ChooseResume()) return;
-  MakeView();
+  BeginIfReady();
+}
+
+void Core::BeginIfReady() {
+  if (state_ != JobState::kWaiting || !AllReady() || !RegionsAgree()) return;
+  elastic_ = AllSurvive();
+  if (ChooseResume()) MakeView();
+}
+
+bool Core::AllSurvive() const {
+  for (const std::string& name : ReadyRegions()) {
+    if (!regions_.at(name).ready->survives()) return false;
+  }
+  return true;
+}
+
+Status Core::AgreesWithJob(const pb::Ready& ready) const {
+  const auto differs = [](const std::string& what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("it differs from the job in ", what,
+                     ": every region needs the same job, token file and version"));
+  };
+  if (!ready.survives()) return differs("whether its workers survive changes of the view");
+  if (ready.parameters() != job_.parameters) return differs("the number of model parameters");
+  if (ready.dataset_samples() != job_.dataset_samples) return differs("the training samples");
+  if (ready.dataset_fingerprint() != job_.dataset_fingerprint) {
+    return differs("the dataset's fingerprint");
+  }
+  return OkStatus();
+}
+
+void Core::Refuse(RegionEntry& entry, const std::string& why) {
+  entry.Enter(RegionState::kFailed, why, now_);
+  RecordRegion(entry);
+  Event("region_refused", entry.name(), -1,
+        absl::StrCat("region ", entry.name(), " refused: ", why));
+  pb::OrchestratorMessage message;
+  message.mutable_refused()->set_reason(why);
+  message.mutable_refused()->set_exit_code(kUsage);
+  Send(entry.name(), std::move(message));
 }
 
 void Core::OnCheckpointFailure(RegionEntry& entry, const pb::Ready& ready) {
@@ -159,6 +217,10 @@ void Core::OnCheckpointFailure(RegionEntry& entry, const pb::Ready& ready) {
         absl::StrCat("region ", entry.name(), " cannot load ", ready.failed_checkpoint(), ": ",
                      ready.failure()),
         {{"path", ready.failed_checkpoint()}});
+  if (elastic_) {
+    return LeaveOut(entry.name(), RegionState::kJoining,
+                    absl::StrCat("it cannot load ", ready.failed_checkpoint()));
+  }
   if (state_ != JobState::kStarting || !resume_ ||
       resume_->checkpoints.at(entry.name()).path() != ready.failed_checkpoint()) {
     return;  // of a view that is no more
@@ -172,18 +234,41 @@ void Core::OnCheckpointFailure(RegionEntry& entry, const pb::Ready& ready) {
   if (ChooseResume()) MakeView();
 }
 
-bool Core::AllReady() const {
-  for (const auto& [name, entry] : regions_) {
-    if (entry.state() != RegionState::kReady) return false;
+std::vector<std::string> Core::ReadyRegions() const {
+  std::vector<std::string> ready;
+  for (const std::string& name : order_) {
+    const RegionEntry& entry = regions_.at(name);
+    const bool again = state_ == JobState::kStarting && entry.state() == RegionState::kTraining;
+    if (entry.state() == RegionState::kReady || again) ready.push_back(name);
   }
-  return true;
+  return ready;
+}
+
+bool Core::AllReady() const {
+  const size_t ready = ReadyRegions().size();
+  if (ready == order_.size()) return true;
+  bool loading = false;
+  for (const auto& [name, entry] : regions_) loading |= entry.state() == RegionState::kJoining;
+  if (options_.least_regions > 0 && !loading &&
+      ready >= static_cast<size_t>(options_.least_regions) && waiting_since_ == 0) {
+    return true;
+  }
+  // After a loss of all members: if the others stay away, who is back goes on, provided that the
+  // newest checkpoint is.
+  if (waiting_since_ == 0 || loading || now_ < waiting_since_ + kWaitForOthersSeconds) return false;
+  for (const std::string& name : ReadyRegions()) {
+    for (const pb::CheckpointOnDisk& checkpoint : regions_.at(name).ready->checkpoints()) {
+      if (checkpoint.round() >= newest_saved_ && !IsContradicted(checkpoint)) return true;
+    }
+  }
+  return ready > 0 && newest_saved_ == 0;
 }
 
 bool Core::RegionsAgree() {
   const auto check = [&](const std::string& what, auto value_of) {
     std::map<std::string, std::string> values;
     std::vector<std::string> listed;
-    for (const std::string& name : order_) {
+    for (const std::string& name : ReadyRegions()) {
       values[name] = absl::StrCat(value_of(*regions_.at(name).ready));
       listed.push_back(absl::StrCat(name, " ", values[name]));
     }
@@ -202,109 +287,60 @@ bool Core::RegionsAgree() {
              [](const pb::Ready& r) { return r.dataset_fingerprint(); })) {
     return false;
   }
-  const pb::Ready& any = *regions_.at(order_[0]).ready;
+  const pb::Ready& any = *regions_.at(ReadyRegions()[0]).ready;
   job_.parameters = any.parameters();
   job_.dataset_samples = any.dataset_samples();
   job_.dataset_fingerprint = any.dataset_fingerprint();
   return true;
 }
 
-bool Core::ChooseResume() {
-  resume_.reset();
-  std::map<std::string, RegionCheckpoints> listed;
-  for (const auto& [name, entry] : regions_) {
-    RegionCheckpoints& region = listed[name];
-    region.listed.assign(entry.ready->checkpoints().begin(), entry.ready->checkpoints().end());
-    region.unusable = entry.unusable_checkpoints;
-  }
-  const std::string& resume = options_.job.resume();
-  if (resume == "never") {
-    if (AnyCheckpoint(listed)) {
-      Event(
-          "checkpoints_ignored", "", -1,
-          "there are checkpoints, but the job starts from its seed, because it says resume: never");
-    }
-    return true;
-  }
-  resume_ = ChooseResumePoint(listed);
-  if (!resume_) return HandleNoResumePoint(listed);
-  Event("resume", "", resume_->round,
-        absl::StrCat("the job goes on from round ", resume_->round,
-                     ", the newest checkpoint that every region has"),
-        {{"digest", resume_->digest}, {"next_sample", resume_->next_sample}});
-  for (const auto& [name, checkpoint] : resume_->checkpoints) {
-    if (checkpoint.own()) continue;
-    Event("resume", name, resume_->round,
-          absl::StrCat("region ", name, " loads ", checkpoint.path(),
-                       ", which another region wrote: its inner optimizer starts afresh"),
-          {{"path", checkpoint.path()}});
-  }
-  if (resume_->round < options_.job.train().rounds()) return true;
-  NoteResume();
-  actions_.records.push_back(SupersedeRecord{resume_->round, resume_->digest});
-  End(JobState::kDone,
-      absl::StrCat("nothing to do: the checkpoint of round ", resume_->round,
-                   " is there and train.rounds is ", options_.job.train().rounds()),
-      0);
-  return false;
+void Core::AddMember(pb::View* view, const std::string& region, bool full) const {
+  const RegionEntry& entry = regions_.at(region);
+  pb::Member* member = view->add_members();
+  member->set_region(region);
+  member->set_workers(entry.hello().workers());
+  member->set_role(full ? pb::Member::FULL : pb::Member::OBSERVER);
 }
 
-bool Core::HandleNoResumePoint(const std::map<std::string, RegionCheckpoints>& listed) {
-  std::string failures;
-  for (const std::string& name : order_) {
-    const std::string& failure = regions_.at(name).checkpoint_failure;
-    if (!failure.empty()) absl::StrAppend(&failures, "; region ", name, ": ", failure);
+Status Core::GiveShares(pb::View* view) const {
+  std::vector<int> workers;
+  for (const pb::Member& member : view->members()) {
+    if (IsFull(member)) workers.push_back(member.workers());
   }
-  if (options_.job.resume() != "auto") {
-    Fail(absl::StrCat("cannot resume from ", options_.job.resume(),
-                      ": no checkpoint there that every region can load (",
-                      ExplainNoCommonCheckpoint(listed), ")", failures),
-         kUsage, "", -1);
-    return false;
+  ASSIGN_OR_RETURN(const std::vector<int64_t> shares,
+                   Shares(options_.job.train().global_batch(), workers));
+  size_t next = 0;
+  for (pb::Member& member : *view->mutable_members()) {
+    if (IsFull(member)) member.set_samples_per_step(shares[next++]);
+    const pb::Ready& ready = *regions_.at(member.region()).ready;
+    for (int lane = 0; lane < view->lanes(); ++lane) {
+      member.add_gateways(ready.gateways(WorkerOfLane(lane, view->lanes(), member.workers())));
+    }
   }
-  if (!AnyCheckpoint(listed)) {
-    Event("resume", "", 0, "no checkpoints: the job starts from its seed");
-    return true;
-  }
-  Fail(absl::StrCat("no checkpoint that every region has (", ExplainNoCommonCheckpoint(listed), ")",
-                    failures,
-                    "; copy one of these checkpoints to the regions that lack it, or start afresh "
-                    "with --resume=never"),
-       kUsage, "", -1);
-  return false;
+  return OkStatus();
 }
 
 void Core::MakeView() {
-  std::vector<int> workers;
+  const std::vector<std::string> ready = ReadyRegions();
+  if (ledger_) ReturnSamplesFrom(ledger_->next_round());
   int most_workers = 1;
-  for (const std::string& name : order_) {
-    workers.push_back(regions_.at(name).hello().workers());
-    most_workers = std::max(most_workers, workers.back());
-  }
-  const StatusOr<std::vector<int64_t>> shares =
-      Shares(options_.job.train().global_batch(), workers);
-  if (!shares.ok()) {
-    return Fail(std::string(shares.status().message()), kUsage, "", -1);
-  }
-  ReturnSamples();
   view_.Clear();
-  view_.set_id(++last_view_);
+  for (const std::string& name : ready) {
+    if (resume_ && !resume_->checkpoints.contains(name)) continue;
+    AddMember(&view_, name, true);
+    most_workers = std::max(most_workers, regions_.at(name).hello().workers());
+  }
   const int64_t lanes = options_.job.sync().lanes();
   view_.set_lanes(lanes > 0 ? static_cast<int>(lanes) : most_workers);
+  const Status shared = GiveShares(&view_);
+  if (!shared.ok()) return Fail(std::string(shared.message()), kUsage, "", -1);
+  view_.set_id(++last_view_);
   view_.set_key(options_.random_bytes(kViewKeyBytes));
-  for (size_t i = 0; i < order_.size(); ++i) {
-    pb::Member* member = view_.add_members();
-    member->set_region(order_[i]);
-    member->set_workers(workers[i]);
-    member->set_samples_per_step((*shares)[i]);
-    const pb::Ready& ready = *regions_.at(order_[i]).ready;
-    for (int lane = 0; lane < view_.lanes(); ++lane) {
-      member->add_gateways(ready.gateways(WorkerOfLane(lane, view_.lanes(), workers[i])));
-    }
-  }
+  view_.set_restart(elastic_);
   view_.set_last_round(options_.job.train().rounds());
   view_.set_first_round(resume_ ? resume_->round + 1 : 1);
   view_.set_first_sample(resume_ ? resume_->next_sample : 0);
+  if (resume_) ToProto(resume_->returned, view_.mutable_returned());
   view_.set_inner_steps_done(resume_ ? resume_->inner_steps : 0);
   if (resume_) view_.set_digest(resume_->digest);
   const Status checked = CheckView(view_, options_.job);
@@ -312,21 +348,30 @@ void Core::MakeView() {
   AnnounceView();
 }
 
+void Core::BeginLedger(const SamplePool& pool, int64_t round) {
+  ledger_.emplace(pool, round);
+  committed_samples_ = pool.next() - pool.returned_size();
+  reports_.clear();
+  facts_.clear();
+  evaluations_.clear();
+  checkpoints_.clear();
+  planned_.clear();
+  newest_saved_ = std::min(newest_saved_, round - 1);
+  digests_.erase(digests_.lower_bound(round), digests_.end());
+  if (!view_.digest().empty()) digests_[round - 1] = view_.digest();
+}
+
 pb::OrchestratorMessage Core::ViewFor(const RegionEntry& entry) const {
   pb::OrchestratorMessage message;
   *message.mutable_view() = view_;
-  if (resume_) {
-    const pb::CheckpointOnDisk& checkpoint = resume_->checkpoints.at(entry.name());
+  const auto copy = resume_ ? resume_->checkpoints.find(entry.name())
+                            : std::map<std::string, pb::CheckpointOnDisk>::iterator();
+  if (resume_ && view_.first_round() == resume_->round + 1 && copy != resume_->checkpoints.end()) {
+    const pb::CheckpointOnDisk& checkpoint = copy->second;
     message.mutable_view()->set_checkpoint(checkpoint.path());
     message.mutable_view()->set_checkpoint_own(checkpoint.own());
   }
   return message;
-}
-
-void Core::NoteResume() {
-  job_.resumed_from = resume_ ? resume_->round : 0;
-  job_.resumed_digest = resume_ ? resume_->digest : "";
-  job_.resumed_sample = resume_ ? resume_->next_sample : 0;
 }
 
 void Core::AnnounceView() {
@@ -347,11 +392,12 @@ void Core::AnnounceView() {
     }
   }
   actions_.records.push_back(std::move(record));
-  ledger_.emplace(view_.first_sample(), view_.first_round());
-  reports_.clear();
-  evaluations_.clear();
-  checkpoints_.clear();
-  committed_digest_ = view_.digest();
+  waiting_since_ = 0;
+  absolute_ = view_.id();
+  BeginLedger(SamplePool(FromProto(view_.returned()), view_.first_sample()), view_.first_round());
+  RecordMembership();
+  // What an earlier run kept of a membership that changed holds no longer.
+  if (!elastic_ && options_.history.membership) actions_.records.push_back(MembershipRecord());
   AssignThrough(view_.first_round());
   std::vector<std::string> shares;
   for (const pb::Member& member : view_.members()) {
@@ -362,13 +408,13 @@ void Core::AnnounceView() {
                      view_.last_round(), ", ", view_.lanes(),
                      " lanes, samples a step: ", absl::StrJoin(shares, ", ")),
         {{"view", view_.id()}, {"lanes", int64_t{view_.lanes()}}});
-  for (const std::string& name : order_) {
-    RegionEntry& entry = regions_.at(name);
+  for (const pb::Member& member : view_.members()) {
+    RegionEntry& entry = regions_.at(member.region());
     if (entry.state() == RegionState::kReady) {
       entry.Enter(RegionState::kTraining, "", now_);
       RecordRegion(entry);
     }
-    Send(name, ViewFor(entry));
+    Send(entry.name(), ViewFor(entry));
   }
 }
 

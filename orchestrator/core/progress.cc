@@ -14,83 +14,175 @@ namespace {
 // orchestrator is away comes in a burst. Beyond this the report is nonsense.
 constexpr int64_t kMaxRoundsAhead = 1 << 20;
 
-int MemberOf(const pb::View& view, const std::string& region) {
-  for (int i = 0; i < view.members_size(); ++i) {
-    if (view.members(i).region() == region) return i;
-  }
-  return -1;
-}
-
 }  // namespace
 
 bool Core::InView(const RegionEntry& entry, int64_t view) const {
-  return view == view_.id() && MemberOf(view_, entry.name()) >= 0 &&
-         (entry.state() == RegionState::kTraining);
+  if (elastic_) return entry.IsFull() && view > 0 && view <= last_view_;
+  return view == view_.id() && entry.state() == RegionState::kTraining;
+}
+
+void Core::Assign(std::vector<Ledger::Entry> entries) {
+  const int64_t round = ledger_->UnassignedRound();
+  for (Ledger::Entry& entry : entries) {
+    entry.view = view_.id();
+    const RegionEntry& region = regions_.at(entry.region);
+    const bool is_out = fence_ && fence_->left_out.contains(entry.region);
+    entry.awaited = (region.IsMember() || region.state() == RegionState::kReady) && !is_out;
+    actions_.records.push_back(SampleRecord{view_.id(),
+                                            round,
+                                            entry.region,
+                                            entry.samples,
+                                            SampleState::kAssigned,
+                                            {},
+                                            entry.samples_per_step});
+  }
+  ledger_->Assign(std::move(entries));
+  RecordLedger();
 }
 
 void Core::AssignThrough(int64_t round) {
-  while (ledger_->UnassignedRound() <= round) {
+  while (ledger_->UnassignedRound() <= std::min(round, view_.last_round())) {
     const int64_t next = ledger_->UnassignedRound();
     std::vector<Ledger::Entry> entries;
     for (int i = 0; i < view_.members_size(); ++i) {
-      const RoundPlan plan = PlanRound(view_, options_.job, i, next);
-      entries.push_back({view_.members(i).region(), plan.region_samples, SampleState::kAssigned});
-      actions_.records.push_back(SampleRecord{view_.id(),
-                                              next,
-                                              entries.back().region,
-                                              entries.back().samples,
-                                              SampleState::kAssigned,
-                                              {}});
+      if (!IsFull(view_.members(i))) continue;
+      RoundPlan plan = PlanRound(view_, options_.job, i, next);
+      Ledger::Entry entry;
+      entry.region = view_.members(i).region();
+      entry.samples = std::move(plan.samples);
+      entry.samples_per_step = plan.samples_per_step;
+      entries.push_back(std::move(entry));
     }
-    ledger_->Assign(entries);
+    Assign(std::move(entries));
   }
 }
 
-void Core::ReturnSamples() {
+void Core::ReturnSamplesFrom(int64_t round) {
   if (!ledger_) return;
-  for (const auto& [round, entry] : ledger_->ReturnRest()) {
+  const Ledger::Entries returned = ledger_->ReturnFrom(round);
+  for (const auto& [at, entry] : returned) {
     actions_.records.push_back(
-        SampleRecord{view_.id(), round, entry.region, entry.samples, SampleState::kReturned, {}});
+        SampleRecord{entry.view, at, entry.region, entry.samples, SampleState::kReturned, {}});
+  }
+  facts_.erase(facts_.lower_bound(round), facts_.end());
+  reports_.erase(reports_.lower_bound(round), reports_.end());
+  if (!returned.empty()) RecordLedger();
+}
+
+void Core::Wrong(RegionEntry& entry, const std::string& what, int64_t round) {
+  if (!elastic_) return Fail(what, 1, entry.name(), round);
+  Event("region_wrong", entry.name(), round, what);
+  LeaveOut(entry.name(), RegionState::kJoining, what);
+}
+
+bool Core::IsSoundReport(RegionEntry& entry, const pb::RoundReport& report) {
+  const int64_t round = report.round();
+  if (round < ledger_->next_round()) {
+    // Committed: a different word would break P1.
+    const auto known = digests_.find(round);
+    if (known != digests_.end() && report.digest() != known->second) {
+      Wrong(entry,
+            absl::StrCat("region ", entry.name(), " reports another digest for round ", round,
+                         ", which is committed"),
+            round);
+    }
+    return false;
+  }
+  if (round > view_.last_round() || round - ledger_->next_round() > kMaxRoundsAhead) {
+    Wrong(entry,
+          absl::StrCat("region ", entry.name(), " reports round ", round,
+                       ", which is not part of view ", view_.id()),
+          round);
+    return false;
+  }
+  if (report.tokens() < 1 || report.digest().empty() || report.wan_bytes_sent() < 0) {
+    Wrong(entry,
+          absl::StrCat("region ", entry.name(), " reports round ", round,
+                       " without tokens or digest"),
+          round);
+    return false;
+  }
+  return true;
+}
+
+void Core::TakeFacts(const std::string& region, const pb::RoundReport& report) {
+  const int64_t round = report.round();
+  AssignThrough(round);
+  if (!elastic_ || (facts_.contains(round) && facts_.at(round).edge_known)) return;
+  const bool first = !facts_.contains(round);
+  RoundFacts& facts = facts_[round];
+  facts.short_contributions = report.short_contributions();
+  facts.next_view = report.next_view();
+  facts.leaving.assign(report.leaving().begin(), report.leaving().end());
+  // Who leaves need not know the view that follows.
+  facts.edge_known =
+      std::find(facts.leaving.begin(), facts.leaving.end(), region) == facts.leaving.end();
+  if (first) TakeShort(round, facts);
+  if (!facts.edge_known) return;
+  if (facts.next_view > 0) {
+    TakeEdge(round, report.digest(), facts);
+  } else if (!facts.leaving.empty() && state_ != JobState::kStopping &&
+             round < view_.last_round() && !fence_) {
+    StartFence(absl::StrCat(JoinNames(facts.leaving), " left before another view was agreed on"));
+  }
+}
+
+void Core::TakeShort(int64_t round, const RoundFacts& facts) {
+  for (const pb::ShortContribution& one : facts.short_contributions) {
+    if (one.samples() < 1 || !ledger_->Shorten(round, one.region(), one.samples())) continue;
+    const Ledger::Entry* entry = ledger_->Find(round, one.region());
+    actions_.records.push_back(SampleRecord{entry->view,
+                                            round,
+                                            one.region(),
+                                            entry->samples,
+                                            entry->state,
+                                            {},
+                                            entry->samples_per_step});
+    RecordLedger();
+  }
+  for (const std::string& region : facts.leaving) {
+    const auto found = regions_.find(region);
+    if (found == regions_.end() || found->second.state() != RegionState::kTraining) continue;
+    found->second.Enter(RegionState::kLeaving, "leaves", now_);
+    RecordRegion(found->second);
   }
 }
 
 void Core::OnRoundReport(RegionEntry& entry, const pb::RoundReport& report) {
-  if (!InView(entry, report.view())) return;
+  if (!ledger_ || !InView(entry, report.view()) || !IsSoundReport(entry, report)) return;
   const int64_t round = report.round();
-  if (round < ledger_->next_round()) {
-    // Committed. The newest one's digest is at hand: a second, different word would break P1.
-    if (round == ledger_->next_round() - 1 && report.digest() != committed_digest_) {
-      Fail(absl::StrCat("region ", entry.name(), " reports another digest for round ", round,
-                        ", which is committed"),
-           1, entry.name(), round);
+  TakeFacts(entry.name(), report);
+  if (elastic_ && ledger_->Find(round, entry.name()) == nullptr) {
+    // It took the round's result without having had a part in it.
+    const auto reports = reports_.find(round);
+    if (reports != reports_.end() && reports->second.begin()->second.digest() != report.digest()) {
+      Wrong(entry, absl::StrCat("region ", entry.name(), " took another state of round ", round),
+            round);
     }
     return;
   }
-  if (round > view_.last_round() || round - ledger_->next_round() > kMaxRoundsAhead) {
-    return Fail(absl::StrCat("region ", entry.name(), " reports round ", round,
-                             ", which is not part of view ", view_.id()),
-                1, entry.name(), round);
-  }
-  AssignThrough(round);
-  const Range samples{report.first_sample(), report.end_sample()};
+  std::vector<Range> samples = FromProto(report.samples());
+  if (samples.empty()) samples.push_back({report.first_sample(), report.end_sample()});
   const StatusOr<bool> is_new = ledger_->MarkDone(round, entry.name(), samples);
-  if (!is_new.ok()) return Fail(std::string(is_new.status().message()), 1, entry.name(), round);
-  if (report.tokens() < 1 || report.digest().empty() || report.wan_bytes_sent() < 0) {
-    return Fail(absl::StrCat("region ", entry.name(), " reports round ", round,
-                             " without tokens or digest"),
-                1, entry.name(), round);
-  }
+  if (!is_new.ok()) return Wrong(entry, std::string(is_new.status().message()), round);
   if (!*is_new) {
     if (reports_[round][entry.name()].digest() != report.digest()) {
-      Fail(absl::StrCat("region ", entry.name(), " reports two digests for round ", round), 1,
-           entry.name(), round);
+      Wrong(entry, absl::StrCat("region ", entry.name(), " reports two digests for round ", round),
+            round);
     }
     return;
   }
   entry.Report(report);
+  // What it waited for has come after all.
+  entry.holds_since = 0;
+  for (auto& [whom, by] : suspicions_) {
+    const auto said = by.find(entry.name());
+    if (said != by.end() && said->second.round <= round && !said->second.gone) by.erase(said);
+  }
   reports_[round][entry.name()] = report;
-  actions_.records.push_back(
-      SampleRecord{view_.id(), round, entry.name(), samples, SampleState::kDone, report});
+  const Ledger::Entry* mine = ledger_->Find(round, entry.name());
+  actions_.records.push_back(SampleRecord{mine->view, round, entry.name(), samples,
+                                          SampleState::kDone, report, mine->samples_per_step});
   if (state_ == JobState::kStarting) EnterState(JobState::kTraining);
   CommitReady();
 }
@@ -101,63 +193,108 @@ void Core::CommitReady() {
   }
 }
 
-bool Core::Commit(int64_t round) {
-  const std::map<std::string, pb::RoundReport>& reports = reports_.at(round);
+std::string Core::MajorityDigest(int64_t round) {
   std::map<std::string, std::string> digests;
-  for (const auto& [region, report] : reports) digests[region] = report.digest();
+  for (const auto& [region, report] : reports_.at(round)) digests[region] = report.digest();
   const std::vector<std::string> minority = Minority(digests);
-  if (!minority.empty()) {
-    Fail(absl::StrCat("after round ", round, " the regions hold different states (P1); ",
-                      minority.size() < digests.size()
-                          ? absl::StrCat(JoinNames(minority), " differs from the others")
-                          : absl::StrCat("no majority among ", JoinNames(minority)),
-                      ": its memory or transfer is damaged, or its version differs"),
-         1, minority.size() == 1 ? minority[0] : "", round);
-    return false;
+  if (minority.empty()) return digests.begin()->second;
+  const std::string what =
+      absl::StrCat("after round ", round, " the regions hold different states (P1); ",
+                   minority.size() < digests.size()
+                       ? absl::StrCat(JoinNames(minority), " differs from the others")
+                       : absl::StrCat("no majority among ", JoinNames(minority)),
+                   ": its memory or transfer is damaged, or its version differs");
+  if (!elastic_ || minority.size() == digests.size()) {
+    Fail(what, 1, minority.size() == 1 ? minority[0] : "", round);
+    return "";
   }
+  for (const std::string& region : minority) {
+    LeaveOut(region, RegionState::kJoining, what);
+    digests.erase(region);
+  }
+  return digests.begin()->second;
+}
+
+RoundRecord Core::SumOf(int64_t round, const std::string& digest) {
   RoundRecord record;
-  record.view = view_.id();
   record.round = round;
-  record.digest = reports.begin()->second.digest();
+  record.digest = digest;
   record.time = now_;
   double loss_sum = 0;
+  int64_t reported_tokens = 0;
+  const std::map<std::string, pb::RoundReport>& reports = reports_.at(round);
   for (const auto& [region, report] : reports) {
     loss_sum += report.loss_sum();
-    record.tokens += report.tokens();
+    reported_tokens += report.tokens();
     record.seconds = std::max(record.seconds, report.seconds());
     record.wan_seconds = std::max(record.wan_seconds, report.wan_seconds());
     record.wan_bytes_sent += report.wan_bytes_sent();
     record.gradient_norm += report.gradient_norm() / static_cast<double>(reports.size());
     record.learning_rate = report.learning_rate();
   }
-  record.train_loss = loss_sum / static_cast<double>(record.tokens);
-  for (const auto& [at, committed] : ledger_->Commit()) {
-    actions_.records.push_back(SampleRecord{
-        view_.id(), at, committed.region, committed.samples, SampleState::kCommitted, {}});
+  record.train_loss = loss_sum / static_cast<double>(reported_tokens);
+  record.tokens = reported_tokens;
+  // Who is gone has no report, but its samples are in the result.
+  for (const Ledger::Entry& entry : ledger_->EntriesOf(round)) {
+    record.view = entry.view;
+    if (entry.state == SampleState::kDone) continue;
+    record.tokens += SizeOf(entry.samples) * options_.job.data().sequence_length();
   }
-  record.tokens_total = ledger_->cursor() * options_.job.data().sequence_length();
-  committed_digest_ = record.digest;
+  return record;
+}
+
+bool Core::Commit(int64_t round) {
+  const std::string digest = MajorityDigest(round);
+  if (digest.empty()) return false;
+  RoundRecord record = SumOf(round, digest);
+  for (const auto& [at, committed] : ledger_->Commit()) {
+    committed_samples_ += SizeOf(committed.samples);
+    actions_.records.push_back(SampleRecord{
+        committed.view, at, committed.region, committed.samples, SampleState::kCommitted, {}});
+  }
+  record.tokens_total = committed_samples_ * options_.job.data().sequence_length();
+  round_seconds_ = std::max(record.seconds, round_seconds_ * 0.8);
+  digests_[round] = digest;
+  for (const std::string& name : order_) {
+    const RegionEntry& entry = regions_.at(name);
+    if (!entry.caught_up || entry.caught_up_round != round || entry.caught_up_digest == digest) {
+      continue;
+    }
+    LeaveOut(name, RegionState::kJoining,
+             absl::StrCat("it caught up to another state of round ", round));
+  }
   actions_.records.push_back(record);
   Event("round_committed", "", round,
         absl::StrCat("round ", round, " committed: loss ", record.train_loss),
         {{"train_loss", record.train_loss}, {"digest", record.digest}});
   reports_.erase(round);
+  facts_.erase(round);
   if (ledger_->next_round() <= view_.last_round()) AssignThrough(ledger_->next_round());
+  RecordLedger();
   return true;
+}
+
+int Core::FullMembers() const {
+  int full = 0;
+  for (const pb::Member& member : view_.members()) full += IsFull(member) ? 1 : 0;
+  return full;
 }
 
 void Core::OnEvaluation(RegionEntry& entry, const pb::EvaluationReport& report) {
   if (!InView(entry, report.view())) return;
   const int64_t round = report.round();
-  if (round < view_.first_round() - 1 || round > view_.last_round() || report.tokens() < 0) {
-    return Fail(absl::StrCat("region ", entry.name(), " reports an evaluation of round ", round), 1,
-                entry.name(), round);
+  if ((!elastic_ && round < view_.first_round() - 1) || round > view_.last_round() ||
+      report.tokens() < 0) {
+    return Wrong(entry,
+                 absl::StrCat("region ", entry.name(), " reports an evaluation of round ", round),
+                 round);
   }
-  std::map<std::string, Sums>& sums = evaluations_[round];
+  if (report.view() != view_.id()) return;  // its members evaluated other shares
+  std::map<std::string, Sums>& sums = evaluations_[{view_.id(), round}];
   if (!sums.emplace(entry.name(), Sums{report.loss_sum(), report.tokens()}).second) return;
   actions_.records.push_back(
       EvaluationRecord{view_.id(), round, entry.name(), report.loss_sum(), report.tokens()});
-  if (static_cast<int>(sums.size()) < view_.members_size()) return;
+  if (static_cast<int>(sums.size()) < FullMembers()) return;
   Sums all;
   for (const auto& [region, sum] : sums) {
     all.loss_sum += sum.loss_sum, all.tokens += sum.tokens;
@@ -174,17 +311,23 @@ void Core::OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report) 
   if (!InView(entry, report.view())) return;
   const pb::CheckpointOnDisk& checkpoint = report.checkpoint();
   const int64_t round = checkpoint.round();
+  if (!report.failure().empty() && elastic_) {
+    return Event("checkpoint_failed", entry.name(), round,
+                 absl::StrCat("region ", entry.name(), " could not write the checkpoint of round ",
+                              round, ": ", report.failure()));
+  }
   if (!report.failure().empty()) {
     return Fail(absl::StrCat("region ", entry.name(), " could not write the checkpoint of round ",
                              round, ": ", report.failure()),
                 report.exit_code() > 0 ? report.exit_code() : 1, entry.name(), round);
   }
+  newest_saved_ = std::max(newest_saved_, std::min(round, view_.last_round()));
   std::map<std::string, pb::CheckpointReport>& reports = checkpoints_[round];
   if (!reports.emplace(entry.name(), report).second) return;
   CheckpointRecord record{view_.id(),       entry.name(), checkpoint, report.bytes(),
                           report.seconds(), now_,         false};
   actions_.records.push_back(record);
-  if (static_cast<int>(reports.size()) < view_.members_size()) return;
+  if (static_cast<int>(reports.size()) < FullMembers()) return;
   std::map<std::string, std::string> digests;
   int64_t bytes = 0;
   for (const auto& [region, one] : reports) {
@@ -192,6 +335,7 @@ void Core::OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report) 
     bytes += one.bytes();
   }
   const std::vector<std::string> minority = Minority(digests);
+  if (!minority.empty() && elastic_) return;  // the digests of rounds decide
   if (!minority.empty()) {
     return Fail(absl::StrCat("the checkpoints of round ", round,
                              " differ between regions (P1): ", JoinNames(minority)),

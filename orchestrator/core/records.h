@@ -17,6 +17,7 @@
 #include "base/range.h"
 #include "proto/control.pb.h"
 #include "proto/job.pb.h"
+#include "proto/membership.pb.h"
 
 namespace atl {
 
@@ -59,6 +60,9 @@ struct RegionRecord {
   pb::PhaseSeconds phases;
   // As the last heartbeat said. Not stored: the next one says it again.
   std::vector<pb::WanLink> links;
+  bool caught_up = false;  // an observer that holds the state
+  double lease_end = 0;
+  std::optional<pb::Left> left;
   std::optional<pb::Ready> ready;  // only in the record that brings a new one
 };
 
@@ -98,9 +102,10 @@ struct SampleRecord {
   int64_t view = 0;
   int64_t round = 0;
   std::string region;
-  Range samples;
+  std::vector<Range> samples;
   SampleState state = SampleState::kAssigned;
   std::optional<pb::RoundReport> report;  // with kDone: what the region said
+  int64_t samples_per_step = 1;
 };
 
 struct EvaluationRecord {
@@ -121,6 +126,14 @@ struct CheckpointRecord {
   bool complete = false;  // every region has it, with the same digest
 };
 
+// Where the membership and the ledger stand (proto/membership.proto).
+struct MembershipRecord {
+  pb::Membership membership;
+};
+struct LedgerRecord {
+  pb::LedgerState ledger;
+};
+
 using Detail = std::variant<int64_t, double, std::string>;
 
 struct EventRecord {
@@ -133,15 +146,24 @@ struct EventRecord {
   std::vector<std::pair<std::string, Detail>> details;
 };
 
-using Record = std::variant<JobRecord, RegionRecord, ViewRecord, SupersedeRecord, RoundRecord,
-                            SampleRecord, EvaluationRecord, CheckpointRecord, EventRecord>;
+using Record =
+    std::variant<JobRecord, RegionRecord, ViewRecord, SupersedeRecord, RoundRecord, SampleRecord,
+                 EvaluationRecord, CheckpointRecord, MembershipRecord, LedgerRecord, EventRecord>;
 
-// What a new run must know of the runs before it.
+// What a new run must know of the runs before it. With a membership that has a view it is no new
+// run: the core goes on where the one before was stopped.
 struct History {
   int64_t run = 0;         // number of the last run
   int64_t last_event = 0;  // number of the last event
   int64_t last_view = 0;
   int64_t last_round = 0;  // newest committed round that is not superseded
+
+  std::optional<pb::Membership> membership;
+  std::optional<pb::LedgerState> ledger;
+  std::optional<JobRecord> job;
+  std::vector<RegionRecord> regions;
+  std::vector<SampleRecord> open_samples;  // assigned or done, with reports
+  std::map<int64_t, std::string> digests;  // of committed rounds
 };
 
 }  // namespace atl

@@ -32,7 +32,7 @@ void RegionEntry::Begin(const pb::Hello& hello, double now) {
   hello_ = hello;
   heard_ = now;
   largest_gap_ = 0;
-  next_sequence_ = 1;
+  next_sequence_ = std::max<uint64_t>(1, std::min(hello.first_sequence(), kMaxSequence));
   early_.clear();
   doing_.clear();
   round_ = 0;
@@ -44,6 +44,8 @@ void RegionEntry::Begin(const pb::Hello& hello, double now) {
   checkpoint_failure.clear();
   fault.reset();
   left.reset();
+  caught_up = drain_sent = false;
+  not_before = holds_since = 0;
 }
 
 void RegionEntry::Heard(double now) {
@@ -54,6 +56,11 @@ void RegionEntry::Heard(double now) {
 double RegionEntry::SilenceDeadline() const {
   return heard_ +
          std::clamp(kGapsUntilSilent * largest_gap_, kLeastSilenceSeconds, kMostSilenceSeconds);
+}
+
+double RegionEntry::MissedDeadline(double heartbeat_seconds) const {
+  return heard_ +
+         std::clamp(3 * std::max(largest_gap_, heartbeat_seconds), 2.0, kMostSilenceSeconds);
 }
 
 std::vector<pb::LeaderMessage> RegionEntry::Admit(const pb::LeaderMessage& message) {
@@ -125,7 +132,36 @@ RegionRecord RegionEntry::ToRecord() const {
   record.next_sequence = next_sequence_;
   record.phases = phases_;
   record.links = links_;
+  record.caught_up = caught_up;
+  record.lease_end = hello_.lease_end();
+  record.left = left;
   return record;
+}
+
+void RegionEntry::Restore(const RegionRecord& record, double now) {
+  for (const RegionState state :
+       {RegionState::kAbsent, RegionState::kJoining, RegionState::kReady, RegionState::kObserving,
+        RegionState::kTraining, RegionState::kLeaving, RegionState::kLeft, RegionState::kFailed}) {
+    if (RegionStateName(state) == record.state) state_ = state;
+  }
+  why_ = record.why;
+  since_ = record.since;
+  heard_ = now;
+  hello_.set_region(record.name);
+  hello_.set_attempt(record.attempt);
+  hello_.set_workers(record.workers);
+  hello_.set_host(record.host);
+  hello_.set_pid(record.pid);
+  hello_.set_version(record.version);
+  hello_.set_lease_end(record.lease_end);
+  doing_ = record.doing;
+  round_ = record.round;
+  digest_ = record.digest;
+  next_sequence_ = record.next_sequence;
+  phases_ = record.phases;
+  caught_up = record.caught_up;
+  ready = record.ready;
+  left = record.left;
 }
 
 std::string JoinNames(const std::vector<std::string>& names) {

@@ -35,8 +35,12 @@ class RegionEntry {
 
   // Joining, ready, in the view: somebody is there who is expected to be heard.
   bool IsLive() const {
-    return state_ == RegionState::kJoining || state_ == RegionState::kReady ||
-           state_ == RegionState::kTraining;
+    return state_ == RegionState::kJoining || state_ == RegionState::kReady || IsMember();
+  }
+  // In the present view.
+  bool IsMember() const { return state_ == RegionState::kObserving || IsFull(); }
+  bool IsFull() const {
+    return state_ == RegionState::kTraining || state_ == RegionState::kLeaving;
   }
   // An illegal successor is a programmer error (CHECK).
   void Enter(RegionState state, const std::string& why, double now);
@@ -46,6 +50,9 @@ class RegionEntry {
   // The orchestrator itself stood still: nobody is to blame for that silence.
   void ForgiveSilence(double now) { heard_ = now; }
   double SilenceDeadline() const;
+  // The same where a peer misses the region too: three times the longest gap, at least three
+  // heartbeats.
+  double MissedDeadline(double heartbeat_seconds) const;
 
   // Takes a message in; returns those whose turn it is, in order.
   std::vector<pb::LeaderMessage> Admit(const pb::LeaderMessage& message);
@@ -56,6 +63,8 @@ class RegionEntry {
   void Report(const pb::RoundReport& report);
 
   RegionRecord ToRecord() const;
+  // As a record says, heard of now.
+  void Restore(const RegionRecord& record, double now);
 
   // What its Ready said, and what has become of its checkpoints since.
   std::optional<pb::Ready> ready;
@@ -63,6 +72,13 @@ class RegionEntry {
   std::string checkpoint_failure;
   std::optional<pb::Fault> fault;
   std::optional<pb::Left> left;
+  bool caught_up = false;  // kObserving: holds the state
+  // What it said then; looked at when that round is committed.
+  int64_t caught_up_round = 0;
+  std::string caught_up_digest;
+  bool drain_sent = false;
+  double not_before = 0;   // not taken into a planned view before
+  double holds_since = 0;  // 0: its round is not broken, as far as it says
 
  private:
   const std::string name_;

@@ -32,8 +32,12 @@ std::string RegionStateName(RegionState state) {
       return "joining";
     case RegionState::kReady:
       return "ready";
+    case RegionState::kObserving:
+      return "observing";
     case RegionState::kTraining:
       return "training";
+    case RegionState::kLeaving:
+      return "leaving";
     case RegionState::kLeft:
       return "left";
     case RegionState::kFailed:
@@ -53,9 +57,11 @@ bool MayFollow(JobState from, JobState to) {
       return to == JobState::kStarting || IsEnd(to);
     case JobState::kStarting:
       // To itself: a checkpoint can't be loaded and another view takes the one before.
-      return to != JobState::kWaiting;
+      return true;
     case JobState::kTraining:
-      return to == JobState::kStopping || to == JobState::kFailing || IsEnd(to);
+      // To kWaiting: no member is left; a checkpoint must do.
+      return to == JobState::kStopping || to == JobState::kFailing || to == JobState::kWaiting ||
+             IsEnd(to);
     case JobState::kStopping:
       return to == JobState::kFailing || IsEnd(to);
     case JobState::kFailing:
@@ -73,14 +79,22 @@ bool MayFollow(RegionState from, RegionState to) {
     case RegionState::kAbsent:
       return to == RegionState::kJoining;
     case RegionState::kJoining:
+      // To itself: another attempt of the region takes over.
+      return to != RegionState::kTraining && to != RegionState::kObserving &&
+             to != RegionState::kLeaving;
     case RegionState::kReady:
-      // kJoining again: another attempt of the region takes over.
-      return to != RegionState::kTraining || from == RegionState::kReady;
+      return to != RegionState::kLeaving;
+    case RegionState::kObserving:
+      return to != RegionState::kReady && to != RegionState::kObserving;
     case RegionState::kTraining:
-      return to == RegionState::kLeft || to == RegionState::kFailed;
+      return to != RegionState::kReady && to != RegionState::kObserving &&
+             to != RegionState::kTraining;
+    case RegionState::kLeaving:
+      return to != RegionState::kReady && to != RegionState::kObserving &&
+             to != RegionState::kTraining && to != RegionState::kLeaving;
     case RegionState::kLeft:
     case RegionState::kFailed:
-      return false;
+      return to == RegionState::kJoining;  // another attempt, where views may change
   }
   return false;
 }

@@ -20,7 +20,9 @@ enum class RegionState {
   kAbsent,   // not heard of, or gone before the first view
   kJoining,  // has said hello; loads the job
   kReady,
-  kTraining,  // in the view
+  kObserving,  // in the view; fetches the state and hears results
+  kTraining,   // full member of the view
+  kLeaving,    // the same, but it has been told to go
   kLeft,
   kFailed,
 };

@@ -2,6 +2,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
 namespace atl {
 namespace {
 
@@ -38,6 +42,28 @@ std::vector<std::pair<std::string, Detail>> DetailsFromJson(const std::string& j
     }
   }
   return details;
+}
+
+std::string RangesToText(const std::vector<Range>& ranges) {
+  std::string text;
+  for (const Range& range : ranges) {
+    absl::StrAppend(&text, text.empty() ? "" : " ", range.begin, "-", range.end);
+  }
+  return text;
+}
+
+std::vector<Range> RangesFromText(const std::string& text) {
+  std::vector<Range> ranges;
+  for (const absl::string_view part : absl::StrSplit(text, ' ', absl::SkipEmpty())) {
+    const std::vector<absl::string_view> ends = absl::StrSplit(part, '-');
+    Range range;
+    if (ends.size() != 2 || !absl::SimpleAtoi(ends[0], &range.begin) ||
+        !absl::SimpleAtoi(ends[1], &range.end)) {
+      return {};
+    }
+    ranges.push_back(range);
+  }
+  return ranges;
 }
 
 std::string PathsToJson(const std::map<std::string, std::string>& paths) {

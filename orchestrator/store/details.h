@@ -16,6 +16,10 @@ std::string DetailsToJson(const std::vector<std::pair<std::string, Detail>>& det
 // What DetailsToJson wrote; anything else gives none.
 std::vector<std::pair<std::string, Detail>> DetailsFromJson(const std::string& json);
 
+// Ranges as text, "5-8 12-13", and back; text that is none gives none.
+std::string RangesToText(const std::vector<Range>& ranges);
+std::vector<Range> RangesFromText(const std::string& text);
+
 std::string PathsToJson(const std::map<std::string, std::string>& paths);
 std::map<std::string, std::string> PathsFromJson(const std::string& json);
 

@@ -30,6 +30,10 @@ Status CreateOrCheckSchema(Database& database) {
                                    ", this atoll knows up to ", kSchemaVersion,
                                    ": use the newer atoll that wrote it"));
   }
+  if (version == 1) {
+    return database.Execute(absl::StrCat("BEGIN IMMEDIATE; ", kUpgradeFrom1,
+                                         "PRAGMA user_version=", kSchemaVersion, "; COMMIT"));
+  }
   return OkStatus();
 }
 
@@ -37,6 +41,18 @@ template <typename Message>
 Status ParseBlob(const Statement& row, int column, const char* what, Message* message) {
   if (message->ParseFromString(row.Blob(column))) return OkStatus();
   return UsageError(absl::StrCat("the database holds a damaged ", what));
+}
+
+// round, region, first, end, state, report, rest, samples_per_step
+StatusOr<SampleRecord> SampleOf(const Statement& row) {
+  SampleRecord r;
+  r.round = row.Int(0), r.region = row.Text(1);
+  r.samples = {{row.Int(2), row.Int(3)}};
+  r.state = static_cast<SampleState>(row.Int(4));
+  if (!row.IsNull(5)) RETURN_IF_ERROR(ParseBlob(row, 5, "report", &r.report.emplace()));
+  for (const Range& range : RangesFromText(row.Text(6))) r.samples.push_back(range);
+  r.samples_per_step = row.Int(7);
+  return r;
 }
 
 }  // namespace
@@ -75,7 +91,36 @@ StatusOr<History> Store::LoadHistory() {
   ASSIGN_OR_RETURN(history.last_view, database_->QueryInt("SELECT max(id) FROM views"));
   ASSIGN_OR_RETURN(history.last_round,
                    database_->QueryInt("SELECT max(round) FROM rounds WHERE superseded=0"));
+  RETURN_IF_ERROR(LoadState(&history));
   return history;
+}
+
+Status Store::LoadState(History* history) {
+  ASSIGN_OR_RETURN(Statement membership, database_->Prepare("SELECT state FROM membership"));
+  ASSIGN_OR_RETURN(const bool any, membership.Step());
+  if (!any) return OkStatus();
+  RETURN_IF_ERROR(ParseBlob(membership, 0, "membership", &history->membership.emplace()));
+  ASSIGN_OR_RETURN(Statement ledger, database_->Prepare("SELECT state FROM ledger"));
+  ASSIGN_OR_RETURN(const bool ledger_there, ledger.Step());
+  if (ledger_there) {
+    RETURN_IF_ERROR(ParseBlob(ledger, 0, "ledger", &history->ledger.emplace()));
+  }
+  ASSIGN_OR_RETURN(history->job, Job());
+  ASSIGN_OR_RETURN(history->regions, Regions());
+  ASSIGN_OR_RETURN(
+      Statement row,
+      database_->Prepare("SELECT round, region, first, end, state, report, rest, samples_per_step,"
+                         " view FROM samples WHERE superseded=0 AND state IN (0, 1)"
+                         " ORDER BY round, first"));
+  while (true) {
+    ASSIGN_OR_RETURN(const bool more, row.Step());
+    if (!more) break;
+    ASSIGN_OR_RETURN(SampleRecord record, SampleOf(row));
+    record.view = row.Int(8);
+    history->open_samples.push_back(std::move(record));
+  }
+  return ForEachRound(
+      [&](const RoundRecord& round) { history->digests[round.round] = round.digest; });
 }
 
 Status Store::ForEachRound(const std::function<void(const RoundRecord&)>& use) {
@@ -139,11 +184,11 @@ StatusOr<int64_t> Store::LastCheckpoint() {
 
 StatusOr<std::vector<RegionRecord>> Store::Regions() {
   std::vector<RegionRecord> regions;
-  ASSIGN_OR_RETURN(
-      Statement row,
-      database_->Prepare("SELECT name, state, why, since, heard, attempt, workers, host, pid,"
-                         " version, accelerator, doing, round, digest, next_sequence, phases, ready"
-                         " FROM regions ORDER BY name"));
+  ASSIGN_OR_RETURN(Statement row,
+                   database_->Prepare(
+                       "SELECT name, state, why, since, heard, attempt, workers, host, pid,"
+                       " version, accelerator, doing, round, digest, next_sequence, phases, ready,"
+                       " caught_up, lease_end, left FROM regions ORDER BY name"));
   while (true) {
     ASSIGN_OR_RETURN(const bool more, row.Step());
     if (!more) return regions;
@@ -157,6 +202,10 @@ StatusOr<std::vector<RegionRecord>> Store::Regions() {
     RETURN_IF_ERROR(ParseBlob(row, 15, "region", &r.phases));
     if (!row.IsNull(16)) {
       RETURN_IF_ERROR(ParseBlob(row, 16, "region", &r.ready.emplace()));
+    }
+    r.caught_up = row.Int(17) != 0, r.lease_end = row.Real(18);
+    if (!row.IsNull(19)) {
+      RETURN_IF_ERROR(ParseBlob(row, 19, "region", &r.left.emplace()));
     }
     regions.push_back(std::move(r));
   }
@@ -197,18 +246,16 @@ StatusOr<std::optional<ViewRecord>> Store::LastView() {
 
 StatusOr<std::vector<SampleRecord>> Store::Samples(int64_t view) {
   std::vector<SampleRecord> samples;
-  ASSIGN_OR_RETURN(Statement row,
-                   database_->Prepare("SELECT round, region, first, end, state, report"
-                                      " FROM samples WHERE view=? ORDER BY round, first"));
+  ASSIGN_OR_RETURN(
+      Statement row,
+      database_->Prepare("SELECT round, region, first, end, state, report, rest,"
+                         " samples_per_step FROM samples WHERE view=? ORDER BY round, first"));
   row.Bind(view);
   while (true) {
     ASSIGN_OR_RETURN(const bool more, row.Step());
     if (!more) return samples;
-    SampleRecord r;
-    r.view = view, r.round = row.Int(0), r.region = row.Text(1);
-    r.samples = {row.Int(2), row.Int(3)};
-    r.state = static_cast<SampleState>(row.Int(4));
-    if (!row.IsNull(5)) RETURN_IF_ERROR(ParseBlob(row, 5, "report", &r.report.emplace()));
+    ASSIGN_OR_RETURN(SampleRecord r, SampleOf(row));
+    r.view = view;
     samples.push_back(std::move(r));
   }
 }

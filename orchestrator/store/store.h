@@ -59,6 +59,8 @@ class Store {
   StatusOr<std::vector<SampleRecord>> Samples(int64_t view);
 
  private:
+  // What a core needs that goes on where another was stopped.
+  Status LoadState(History* history);
   Store(std::unique_ptr<Database> database, std::unique_ptr<RecordWriter> writer);
 
   std::unique_ptr<Database> database_;

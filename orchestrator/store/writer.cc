@@ -1,6 +1,7 @@
 #include "orchestrator/store/writer.h"
 
 #include "orchestrator/store/details.h"
+#include "proto/sample_pool.h"
 
 namespace atl {
 namespace {
@@ -11,13 +12,15 @@ constexpr char kJob[] =
     " resumed_sample, job) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
 constexpr char kRegion[] =
     "INSERT INTO regions(name, state, why, since, heard, attempt, workers, host, pid, version,"
-    " accelerator, doing, round, digest, next_sequence, phases, ready)"
-    " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(name) DO UPDATE SET"
+    " accelerator, doing, round, digest, next_sequence, phases, ready, caught_up, lease_end, left)"
+    " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(name) DO UPDATE SET"
     " state=excluded.state, why=excluded.why, since=excluded.since, heard=excluded.heard,"
     " attempt=excluded.attempt, workers=excluded.workers, host=excluded.host, pid=excluded.pid,"
     " version=excluded.version, accelerator=excluded.accelerator, doing=excluded.doing,"
     " round=excluded.round, digest=excluded.digest, next_sequence=excluded.next_sequence,"
-    " phases=excluded.phases, ready=coalesce(excluded.ready, ready)";
+    " phases=excluded.phases, ready=CASE WHEN excluded.attempt=attempt"
+    " THEN coalesce(excluded.ready, ready) ELSE excluded.ready END,"
+    " caught_up=excluded.caught_up, lease_end=excluded.lease_end, left=excluded.left";
 constexpr char kView[] =
     "INSERT OR REPLACE INTO views(id, time, view, checkpoints) VALUES(?,?,?,?)";
 constexpr char kRound[] =
@@ -26,7 +29,7 @@ constexpr char kRound[] =
     " VALUES(?,?,?,?,?,?,?,?,?,?,?,?)";
 constexpr char kSample[] =
     "INSERT OR REPLACE INTO samples(view, round, region, first, end, state, tokens,"
-    " wan_bytes_sent, report) VALUES(?,?,?,?,?,?,?,?,?)";
+    " wan_bytes_sent, report, rest, samples_per_step) VALUES(?,?,?,?,?,?,?,?,?,?,?)";
 // What a region reported stays until all have; sums stay for ever.
 constexpr char kSampleState[] =
     "UPDATE samples SET state=?, report=NULL WHERE view=? AND round=? AND region=?";
@@ -35,6 +38,8 @@ constexpr char kEvaluation[] =
 constexpr char kCheckpoint[] =
     "INSERT OR REPLACE INTO checkpoints(view, round, region, digest, path, own, next_sample,"
     " inner_steps, bytes, seconds, time, complete) VALUES(?,?,?,?,?,?,?,?,?,?,?,?)";
+constexpr char kMembership[] = "INSERT OR REPLACE INTO membership(one, state) VALUES(1,?)";
+constexpr char kLedger[] = "INSERT OR REPLACE INTO ledger(one, state) VALUES(1,?)";
 constexpr char kEvent[] =
     "INSERT OR REPLACE INTO events(number, time, kind, region, round, text, details)"
     " VALUES(?,?,?,?,?,?,?)";
@@ -50,11 +55,14 @@ StatusOr<std::unique_ptr<RecordWriter>> RecordWriter::Create(Database* database)
   ASSIGN_OR_RETURN(Statement sample_state, database->Prepare(kSampleState));
   ASSIGN_OR_RETURN(Statement evaluation, database->Prepare(kEvaluation));
   ASSIGN_OR_RETURN(Statement checkpoint, database->Prepare(kCheckpoint));
+  ASSIGN_OR_RETURN(Statement membership, database->Prepare(kMembership));
+  ASSIGN_OR_RETURN(Statement ledger, database->Prepare(kLedger));
   ASSIGN_OR_RETURN(Statement event, database->Prepare(kEvent));
   return std::unique_ptr<RecordWriter>(new RecordWriter(
       database,
       {std::move(job), std::move(region), std::move(view), std::move(round), std::move(sample),
-       std::move(sample_state), std::move(evaluation), std::move(checkpoint), std::move(event)}));
+       std::move(sample_state), std::move(evaluation), std::move(checkpoint), std::move(membership),
+       std::move(ledger), std::move(event)}));
 }
 
 Status RecordWriter::Write(const JobRecord& r) {
@@ -99,7 +107,21 @@ Status RecordWriter::Write(const RegionRecord& r) {
   } else {
     statement.BindNull();
   }
+  statement.Bind(r.caught_up).Bind(r.lease_end);
+  if (r.left) {
+    statement.BindBlob(r.left->SerializeAsString());
+  } else {
+    statement.BindNull();
+  }
   return statement.Run();
+}
+
+Status RecordWriter::Write(const MembershipRecord& r) {
+  return statements_.membership.BindBlob(r.membership.SerializeAsString()).Run();
+}
+
+Status RecordWriter::Write(const LedgerRecord& r) {
+  return statements_.ledger.BindBlob(r.ledger.SerializeAsString()).Run();
 }
 
 Status RecordWriter::Write(const ViewRecord& r) {
@@ -152,8 +174,8 @@ Status RecordWriter::Write(const SampleRecord& r) {
   statement.Bind(r.view)
       .Bind(r.round)
       .Bind(r.region)
-      .Bind(r.samples.begin)
-      .Bind(r.samples.end)
+      .Bind(r.samples.empty() ? 0 : r.samples[0].begin)
+      .Bind(r.samples.empty() ? 0 : r.samples[0].end)
       .Bind(state)
       .Bind(r.report ? r.report->tokens() : 0)
       .Bind(r.report ? r.report->wan_bytes_sent() : 0);
@@ -162,7 +184,8 @@ Status RecordWriter::Write(const SampleRecord& r) {
   } else {
     statement.BindNull();
   }
-  return statement.Run();
+  statement.Bind(RangesToText(Suffix(r.samples, r.samples.empty() ? 0 : r.samples[0].size())));
+  return statement.Bind(r.samples_per_step).Run();
 }
 
 Status RecordWriter::Write(const EvaluationRecord& r) {

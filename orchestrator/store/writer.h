@@ -20,11 +20,14 @@ class RecordWriter {
   Status Write(const SampleRecord& record);
   Status Write(const EvaluationRecord& record);
   Status Write(const CheckpointRecord& record);
+  Status Write(const MembershipRecord& record);
+  Status Write(const LedgerRecord& record);
   Status Write(const EventRecord& record);
 
  private:
   struct Statements {
-    Statement job, region, view, round, sample, sample_state, evaluation, checkpoint, event;
+    Statement job, region, view, round, sample, sample_state, evaluation, checkpoint, membership,
+        ledger, event;
   };
   RecordWriter(Database* database, Statements statements)
       : database_(database), statements_(std::move(statements)) {}

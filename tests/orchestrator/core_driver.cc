@@ -43,6 +43,12 @@ std::string TextOf(const Outgoing& outgoing) {
     case pb::OrchestratorMessage::kEnded:
       return absl::StrCat(text, "ended ", message.ended().state(), " ",
                           message.ended().exit_code());
+    case pb::OrchestratorMessage::kFence:
+      return absl::StrCat(text, "fence ", message.fence().id());
+    case pb::OrchestratorMessage::kDropped:
+      return text + "dropped";
+    case pb::OrchestratorMessage::kDrain:
+      return text + "drain";
     case pb::OrchestratorMessage::BODY_NOT_SET:
       return text + "nothing";
   }
@@ -142,6 +148,7 @@ pb::Ready CoreDriver::ReadyMessage(const std::string& region) const {
   ready.set_dataset_samples(500);
   ready.set_dataset_fingerprint(7);
   ready.set_accelerator("cpu");
+  ready.set_survives(survives);
   for (int i = 0; i < workers_.at(region); ++i) {
     ready.add_gateways(absl::StrCat("127.0.0.1:", i + 1));
   }
@@ -218,6 +225,29 @@ std::string CoreDriver::Left(const std::string& region, int64_t round, int exit_
   pb::LeaderMessage message;
   message.mutable_left()->set_round(round);
   message.mutable_left()->set_exit_code(exit_code);
+  return Numbered(region, std::move(message));
+}
+
+std::string CoreDriver::Fenced(const std::string& region, int64_t id, int64_t round) {
+  pb::LeaderMessage message;
+  message.mutable_fenced()->set_id(id);
+  message.mutable_fenced()->set_view(views_.at(region).id());
+  message.mutable_fenced()->set_has_state(true);
+  message.mutable_fenced()->set_round(round);
+  message.mutable_fenced()->set_digest(absl::StrCat("d", round));
+  message.mutable_fenced()->set_tokens(64);
+  message.mutable_fenced()->set_expected_tokens(128);
+  return Numbered(region, std::move(message));
+}
+
+std::string CoreDriver::Suspect(const std::string& region, const std::string& whom, int64_t round,
+                                bool gone) {
+  pb::LeaderMessage message;
+  message.mutable_suspect()->set_view(views_.at(region).id());
+  message.mutable_suspect()->set_round(round);
+  message.mutable_suspect()->set_region(whom);
+  message.mutable_suspect()->set_gone(gone);
+  message.mutable_suspect()->set_what("the line broke");
   return Numbered(region, std::move(message));
 }
 

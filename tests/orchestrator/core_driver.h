@@ -33,6 +33,8 @@ class CoreDriver {
   std::string Fault(const std::string& region, const std::string& what, int exit_code = 1,
                     const std::string& blames = "");
   std::string Left(const std::string& region, int64_t round, int exit_code);
+  std::string Fenced(const std::string& region, int64_t id, int64_t round);
+  std::string Suspect(const std::string& region, const std::string& whom, int64_t round, bool gone);
   std::string Heartbeat(const std::string& region);
   std::string Message(const std::string& region, pb::LeaderMessage message);
   std::string Stop();
@@ -56,6 +58,8 @@ class CoreDriver {
   std::string Take(Actions actions);
   // Numbers of the reports acknowledged so far.
   const std::map<std::string, std::vector<uint64_t>>& acknowledged() const { return acked_; }
+
+  bool survives = false;  // what Ready says
 
  private:
   std::string Numbered(const std::string& region, pb::LeaderMessage message);

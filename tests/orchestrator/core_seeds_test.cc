@@ -52,8 +52,8 @@ class Promises {
       done_[sample.round][sample.region] = sample.report->digest();
     }
     if (sample.state != SampleState::kCommitted) return;
-    ASSERT_EQ(sample.samples.begin, cursor_) << "P3: skipped or counted twice";
-    cursor_ = sample.samples.end;
+    ASSERT_EQ(sample.samples.at(0).begin, cursor_) << "P3: skipped or counted twice";
+    cursor_ = sample.samples.at(0).end;
   }
   void CheckRound(const RoundRecord& round) {
     ASSERT_EQ(round.round, ++rounds_) << "rounds commit in order, each once";

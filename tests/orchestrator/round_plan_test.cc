@@ -103,6 +103,73 @@ TEST(RoundPlan, TakesOneStepARoundWhenEveryStepIsShared) {
   EXPECT_EQ(plan.region_samples, (Range{11, 14}));
 }
 
+TEST(Pool, TakesWhatWasReturnedFirst) {
+  SamplePool pool({{2, 4}, {7, 8}}, 20);
+  EXPECT_EQ(pool.Take(5), (std::vector<Range>{{2, 4}, {7, 8}, {20, 22}}));
+  EXPECT_EQ(pool, SamplePool({}, 22));
+  pool.Return({3, 5});
+  pool.Return({5, 6});
+  EXPECT_EQ(pool.returned(), (std::vector<Range>{{3, 6}}));
+  pool.Remove({4, 5});
+  EXPECT_EQ(pool.returned(), (std::vector<Range>{{3, 4}, {5, 6}}));
+  pool.Return({20, 22});
+  EXPECT_EQ(pool.next(), 20) << "nobody can tell that they had been taken";
+  pool.Remove({21, 23});
+  EXPECT_EQ(pool, SamplePool({{3, 4}, {5, 6}, {20, 21}}, 23));
+}
+
+TEST(RoundPlan, TakesReturnedSamplesFirst) {
+  pb::View view = ViewWith({3, 5});
+  view.set_first_sample(100);
+  ToProto({{10, 14}, {20, 21}}, view.mutable_returned());
+  const pb::Job job = JobWith(8, 1);
+  EXPECT_EQ(PlanRound(view, job, 0, 1).samples, (std::vector<Range>{{10, 13}}));
+  EXPECT_EQ(PlanRound(view, job, 1, 1).samples,
+            (std::vector<Range>{{13, 14}, {20, 21}, {100, 103}}));
+  EXPECT_EQ(PlanRound(view, job, 0, 2).samples, (std::vector<Range>{{103, 106}}));
+  EXPECT_EQ(PoolAfter(view, job, 0), SamplePool({{10, 14}, {20, 21}}, 100));
+  EXPECT_EQ(PoolAfter(view, job, 1), SamplePool({}, 103));
+  ShortContributions shorter;
+  shorter.Add()->set_region("r1");
+  shorter[0].set_samples(1);
+  EXPECT_EQ(PoolAfter(view, job, 1, shorter), SamplePool({{20, 21}, {100, 103}}, 103));
+}
+
+TEST(RoundPlan, ACarriedRoundTakesWhatItsMembersHad) {
+  pb::View view = ViewWith({4, 4});
+  view.set_first_round(5);
+  view.set_first_sample(50);
+  view.set_carried(true);
+  ToProto({{30, 38}}, view.mutable_members(0)->mutable_first_samples());
+  view.mutable_members(0)->set_first_steps(2);
+  ToProto({{42, 44}, {46, 48}}, view.mutable_members(1)->mutable_first_samples());
+  view.mutable_members(1)->set_first_steps(1);
+  ToProto({{44, 46}}, view.mutable_returned());
+  const pb::Job job = JobWith(8, 2);
+  ASSERT_TRUE(CheckView(view, job).ok());
+  EXPECT_EQ(PlanRound(view, job, 0, 5).samples_per_step, 4);
+  EXPECT_EQ(PlanRound(view, job, 1, 5).samples, (std::vector<Range>{{42, 44}, {46, 48}}));
+  EXPECT_EQ(PlannedSamples(view, job, 5), 12);
+  EXPECT_EQ(PlanRound(view, job, 0, 6).samples, (std::vector<Range>{{44, 46}, {50, 56}}));
+  EXPECT_EQ(PoolAfter(view, job, 4), SamplePool({{30, 38}, {42, 48}}, 50));
+}
+
+TEST(RoundPlan, APlannedViewBeginsWhereTheOneBeforeEnds) {
+  pb::View before = ViewWith({4, 4});
+  pb::View planned = ViewWith({8});
+  planned.set_id(2);
+  planned.set_after(1);
+  planned.clear_first_round();
+  const pb::Job job = JobWith(8, 2);
+  ASSERT_TRUE(CheckView(planned, job).ok());
+  const pb::View view = ContinueView(planned, before, job, 3, "d3", {});
+  EXPECT_EQ(view.first_round(), 4);
+  EXPECT_EQ(view.first_sample(), 48);
+  EXPECT_EQ(view.inner_steps_done(), 6);
+  EXPECT_EQ(view.last_round(), 100);
+  EXPECT_TRUE(CheckView(view, job).ok());
+}
+
 TEST(Lanes, GoToTheWorkerWhoseShareHoldsThem) {
   for (int workers = 1; workers <= 9; ++workers) {
     for (int lanes = 1; lanes <= 12; ++lanes) {

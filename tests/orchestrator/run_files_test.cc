@@ -103,8 +103,8 @@ std::vector<Record> Round(int64_t view, int64_t round, int64_t event, double los
     pb::RoundReport report;
     report.set_tokens(64);
     report.set_wan_bytes_sent(100);
-    records.push_back(SampleRecord{view, round, region, {0, 4}, SampleState::kDone, report});
-    records.push_back(SampleRecord{view, round, region, {0, 4}, SampleState::kCommitted, {}});
+    records.push_back(SampleRecord{view, round, region, {{0, 4}}, SampleState::kDone, report});
+    records.push_back(SampleRecord{view, round, region, {{0, 4}}, SampleState::kCommitted, {}});
     records.push_back(Region(region, round));
   }
   RoundRecord record;

@@ -59,7 +59,7 @@ RoundRecord Round(int64_t view, int64_t round, const std::string& digest = "") {
 }
 
 SampleRecord Sample(int64_t view, int64_t round, SampleState state) {
-  SampleRecord record{view, round, "a", {round * 10, round * 10 + 10}, state, {}};
+  SampleRecord record{view, round, "a", {{round * 10, round * 10 + 10}}, state, {}};
   if (state == SampleState::kDone) {
     record.report.emplace().set_tokens(160);
     record.report->set_wan_bytes_sent(7);
@@ -210,6 +210,40 @@ TEST_F(StoreTest, ALossThatIsNoNumberIsKeptAsSuch) {
   ASSERT_TRUE(
       store_->ForEachRound([](const RoundRecord& r) { EXPECT_TRUE(std::isnan(r.train_loss)); })
           .ok());
+}
+
+TEST_F(StoreTest, AMembershipComesBackWithWhatIsOpen) {
+  MembershipRecord membership;
+  membership.membership.mutable_view()->set_id(3);
+  membership.membership.set_fence(5);
+  membership.membership.add_left_out("b");
+  LedgerRecord ledger;
+  ledger.ledger.set_next_round(7);
+  ledger.ledger.add_returned()->set_end(4);
+  pb::View view;
+  view.set_id(3);
+  SampleRecord sample{3, 7, "a", {{10, 20}, {25, 30}}, SampleState::kAssigned, {}, 5};
+  RegionRecord region;
+  region.name = "a";
+  region.caught_up = true;
+  region.lease_end = 12.5;
+  region.left.emplace().set_round(6);
+  JobRecord job;
+  job.run = 1;
+  ASSERT_TRUE(
+      store_->Apply({job, ViewRecord{view, {}, 1}, membership, ledger, sample, region}).ok());
+  const auto history = store_->LoadHistory();
+  ASSERT_TRUE(history.ok()) << history.status();
+  ASSERT_TRUE(history->membership && history->ledger && history->job);
+  EXPECT_EQ(history->membership->fence(), 5);
+  EXPECT_EQ(history->ledger->next_round(), 7);
+  ASSERT_EQ(history->open_samples.size(), 1);
+  EXPECT_EQ(history->open_samples[0].samples, (std::vector<Range>{{10, 20}, {25, 30}}));
+  EXPECT_EQ(history->open_samples[0].samples_per_step, 5);
+  ASSERT_EQ(history->regions.size(), 1);
+  EXPECT_TRUE(history->regions[0].caught_up);
+  EXPECT_EQ(history->regions[0].lease_end, 12.5);
+  EXPECT_EQ(history->regions[0].left->round(), 6);
 }
 
 }  // namespace

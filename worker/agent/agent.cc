@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/units.h"
-#include "proto/round_plan.h"
+#include "worker/agent/answers.h"
 
 namespace atl {
 namespace {
@@ -15,40 +15,12 @@ constexpr double kKeyRejectedSeconds = 2;  // rejected this long: not a passing 
 constexpr double kFaultSeconds =
     15;  // a failed region waits this long to be told how the job ended
 
-int MemberOf(const pb::View& view, const std::string& region) {
-  for (int member = 0; member < view.members_size(); ++member) {
-    if (view.members(member).region() == region) return member;
-  }
-  return -1;
-}
-
-// The first rank that failed, if any; a rank that only follows from a peer's failure comes last.
-const pb::RegionAnswer* FirstFailure(const std::vector<pb::RegionAnswer>& answers, int* rank) {
-  const pb::RegionAnswer* found = nullptr;
-  for (size_t i = 0; i < answers.size(); ++i) {
-    if (answers[i].error().empty()) continue;
-    if (found == nullptr || (!found->blames().empty() && answers[i].blames().empty())) {
-      found = &answers[i];
-      *rank = static_cast<int>(i);
-    }
-  }
-  return found;
-}
-
-StatusOr<std::string> SumOfDigests(const std::vector<pb::RegionAnswer>& answers) {
-  Digest sum;
-  for (const pb::RegionAnswer& answer : answers) {
-    ASSIGN_OR_RETURN(const Digest digest, Digest::FromHex(answer.digest()));
-    sum.Add(digest);
-  }
-  return sum.Hex();
-}
-
 }  // namespace
 
 pb::LeaderMessage Agent::Greeting() const {
   pb::LeaderMessage message;
   *message.mutable_hello() = options_.hello;
+  message.mutable_hello()->set_first_sequence(outbox_.first());
   message.set_attempt(options_.hello.attempt());
   return message;
 }
@@ -61,6 +33,16 @@ pb::LeaderMessage Agent::Heartbeat(const std::string& doing, const pb::PhaseSeco
   message.mutable_heartbeat()->set_doing(doing);
   *message.mutable_heartbeat()->mutable_phases() = phases;
   for (const pb::WanLink& link : links) *message.mutable_heartbeat()->add_links() = link;
+  if (!rejoin_) {
+    const bool next = next_view_ && next_view_->first_round() > 0;
+    const int64_t present = view_.first_round() > 0 ? view_.id() : 0;
+    message.mutable_heartbeat()->set_view(next ? next_view_->id() : present);
+    const int64_t planned = planned_.empty() ? 0 : planned_.rbegin()->first;
+    message.mutable_heartbeat()->set_planned(
+        std::max({planned, view_.id(), next_view_ ? next_view_->id() : 0}));
+  }
+  message.mutable_heartbeat()->set_fence(fence_);
+  message.mutable_heartbeat()->set_holds(broken_ && !next_view_);
   return message;
 }
 
@@ -71,6 +53,8 @@ void Agent::Report(pb::LeaderMessage message, double now, AgentActions* actions)
 
 void Agent::Run(State state, pb::RegionCommand command, AgentActions* actions) {
   state_ = state;
+  busy_ = true;
+  interrupted_ = false;
   actions->run = std::move(command);
 }
 
@@ -88,13 +72,25 @@ void Agent::Fail(const std::string& what, ExitCode code, const std::string& blam
   fault->set_what(what);
   fault->set_exit_code(static_cast<int>(code));
   fault->set_blames(blames);
-  fault->set_doing(state_ == State::kReducing    ? absl::StrCat("all-reduce of round ", round_)
-                   : state_ == State::kTraining  ? absl::StrCat("inner steps of round ", round_)
-                   : state_ == State::kSettingUp ? "setting up"
-                   : state_ == State::kEntering  ? absl::StrCat("entering view ", view_.id())
-                                                 : absl::StrCat("round ", round_));
+  fault->set_doing(DoingText());
   state_ = State::kFailed;
   Report(std::move(message), now, actions);
+}
+
+std::string Agent::DoingText() const {
+  switch (state_) {
+    case State::kReducing:
+      return absl::StrCat("all-reduce of round ", round_);
+    case State::kTraining:
+      return absl::StrCat("inner steps of round ", round_);
+    case State::kSettingUp:
+      return "setting up";
+    case State::kEntering:
+    case State::kSwitching:
+      return absl::StrCat("entering view ", next_view_ ? next_view_->id() : view_.id());
+    default:
+      return absl::StrCat("round ", round_);
+  }
 }
 
 AgentActions Agent::Start(double now) {
@@ -127,10 +123,24 @@ AgentActions Agent::OnMessage(const pb::OrchestratorMessage& message, double now
       outbox_.Acknowledge(message.ack().sequence());
       break;
     case pb::OrchestratorMessage::kStop:
-      actions = OnStopRequested(message.stop().reason(), now);
+      if (!options_.survives) actions = OnStopRequested(message.stop().reason(), now);
+      if (stop_reason_) break;
+      stop_reason_ = message.stop().reason();
+      if (IsBeforeAnyView()) {
+        LeaveBeforeAnyView(*stop_reason_, now, &actions);
+      }
       break;
     case pb::OrchestratorMessage::kEnded:
       OnEnded(message.ended(), &actions);
+      break;
+    case pb::OrchestratorMessage::kFence:
+      if (options_.survives) OnFence(message.fence(), now, &actions);
+      break;
+    case pb::OrchestratorMessage::kDropped:
+      if (options_.survives) OnDropped(message.dropped(), now, &actions);
+      break;
+    case pb::OrchestratorMessage::kDrain:
+      if (options_.survives) OnDrain(message.drain(), now, &actions);
       break;
     case pb::OrchestratorMessage::BODY_NOT_SET:
       break;
@@ -149,6 +159,7 @@ void Agent::OnWelcome(const pb::Welcome& welcome, AgentActions* actions) {
 }
 
 void Agent::OnView(const pb::View& view, double now, AgentActions* actions) {
+  if (options_.survives) return OnChangingView(view, now, actions);
   if (view.id() <= view_.id()) return;  // repeated, or late
   const Status sound = CheckView(view, job_);
   if (state_ != State::kWaiting && state_ != State::kEntering) return;
@@ -169,7 +180,11 @@ void Agent::OnView(const pb::View& view, double now, AgentActions* actions) {
 void Agent::Enter(const pb::View& view, AgentActions* actions) {
   view_ = view;
   next_view_.reset();
-  round_ = view.first_round() - 1;
+  round_ = committed_ = view.first_round() - 1;
+  has_state_ = false;
+  begun_ = false;
+  steps_done_ = position_ = 0;
+  short_.Clear();
   actions->say.push_back(absl::StrCat("view ", view.id(), ": ", view.members_size(), " regions, ",
                                       view.lanes(), " lanes, round ", view.first_round(), " next"));
   pb::RegionCommand command;
@@ -189,30 +204,44 @@ void Agent::OnEnded(const pb::JobEnded& ended, AgentActions* actions) {
                                       ended.reason().empty() ? "" : ": ", ended.reason()));
 }
 
+bool Agent::IsBeforeAnyView() const {
+  if (state_ == State::kFailed || state_ == State::kLeaving) return false;
+  const bool waits =
+      state_ == State::kGreeting || state_ == State::kSettingUp || state_ == State::kWaiting;
+  return options_.survives ? view_.id() == 0 && !next_view_ : waits;
+}
+
+void Agent::LeaveBeforeAnyView(const std::string& reason, double now, AgentActions* actions) {
+  pb::LeaderMessage message;
+  message.mutable_left()->set_exit_code(static_cast<int>(ExitCode::kStoppedCleanly));
+  message.mutable_left()->set_round(round_);
+  Report(std::move(message), now, actions);
+  Exit(ExitCode::kStoppedCleanly, absl::StrCat("stopped before the first round: ", reason), false,
+       actions);
+}
+
 AgentActions Agent::OnStopRequested(const std::string& reason, double now) {
   AgentActions actions;
-  if (stop_reason_ || state_ == State::kOver || state_ == State::kFailed ||
+  if (stop_reason_ || leave_wanted_ || state_ == State::kOver || state_ == State::kFailed ||
       state_ == State::kLeaving)
     return actions;
-  stop_reason_ = reason;
-  if (state_ == State::kGreeting || state_ == State::kSettingUp || state_ == State::kWaiting) {
-    LeaveBeforeFirstRound(now, &actions);
+  if (IsBeforeAnyView()) {
+    stop_reason_ = reason;
+    LeaveBeforeAnyView(reason, now, &actions);
     return actions;
   }
+  if (options_.survives) {
+    pb::Drain drain;
+    drain.set_reason(reason);
+    OnDrain(drain, now, &actions);
+    return actions;
+  }
+  stop_reason_ = reason;
   // Some other region may never come. If all have come by now, the round's notes tell them.
   if (state_ == State::kEntering) actions.abandon_view = true;
   actions.say.push_back(
       absl::StrCat("stopping after round ", std::max(round_, view_.first_round()), ": ", reason));
   return actions;
-}
-
-void Agent::LeaveBeforeFirstRound(double now, AgentActions* actions) {
-  pb::LeaderMessage message;
-  message.mutable_left()->set_exit_code(static_cast<int>(ExitCode::kStoppedCleanly));
-  message.mutable_left()->set_round(round_);
-  Report(std::move(message), now, actions);
-  Exit(ExitCode::kStoppedCleanly, absl::StrCat("stopped before the first round: ", *stop_reason_),
-       false, actions);
 }
 
 AgentActions Agent::OnLink(Link link, const std::string& text, double now) {
@@ -249,7 +278,11 @@ AgentActions Agent::OnTick(double now) {
   } else if (state_ == State::kFailed) {
     if (now - failed_at_ >= kFaultSeconds)
       Exit(failure_.code, failure_.why, failure_.is_cause, &actions);
-  } else if ((state_ == State::kWaiting || state_ == State::kLeaving) &&
+  } else if (state_ == State::kLeaving && leave_wanted_ &&
+             now - left_at_ >= options_.leave_seconds) {
+    Exit(ExitCode::kStoppedCleanly, "", false, &actions);
+  } else if ((state_ == State::kWaiting || state_ == State::kLeaving ||
+              state_ == State::kHolding) &&
              now - heard_at_ >= options_.orchestrator_lost_seconds) {
     Exit(ExitCode::kOrchestratorLost,
          absl::StrCat("nothing heard from the orchestrator for ", FormatDuration(now - heard_at_),
@@ -261,56 +294,87 @@ AgentActions Agent::OnTick(double now) {
 
 AgentActions Agent::OnAnswers(const std::vector<pb::RegionAnswer>& answers, double now) {
   AgentActions actions;
+  busy_ = false;
   if (state_ == State::kOver || state_ == State::kFailed) return actions;
+  int64_t prepared = answers.front().prepared_view();
   for (const pb::RegionAnswer& answer : answers) {
-    if (answer.stop_requested() && !stop_reason_)
+    prepared = std::min(prepared, answer.prepared_view());
+    if (!answer.stop_requested() || stop_reason_ || leave_wanted_) continue;
+    if (!options_.survives) {
       stop_reason_ = "a worker of this region got a signal";
-  }
-  if (state_ == State::kEntering && stop_reason_ &&
-      std::any_of(answers.begin(), answers.end(),
-                  [](const pb::RegionAnswer& answer) { return answer.interrupted(); })) {
-    LeaveBeforeFirstRound(now, &actions);
+      continue;
+    }
+    AgentActions stop = OnStopRequested("a worker of this region got a signal", now);
+    std::move(stop.send.begin(), stop.send.end(), std::back_inserter(actions.send));
+    std::move(stop.say.begin(), stop.say.end(), std::back_inserter(actions.say));
+    if (!stop.exit) continue;
+    actions.exit = std::move(stop.exit);
     return actions;
   }
-  if (state_ == State::kEntering && next_view_) {
+  prepared_ = std::max(prepared_, prepared);
+  if (rejoin_) {
+    if (state_ == State::kSettingUp) AfterSetUp(answers, now, &actions);
+    Rejoin(now, &actions);
+    return actions;
+  }
+  if (!options_.survives && state_ == State::kEntering && stop_reason_ &&
+      std::any_of(answers.begin(), answers.end(),
+                  [](const pb::RegionAnswer& answer) { return answer.interrupted(); })) {
+    LeaveBeforeAnyView(*stop_reason_, now, &actions);
+    return actions;
+  }
+  if (!options_.survives && state_ == State::kEntering && next_view_) {
     Enter(pb::View(*next_view_), &actions);
     return actions;
   }
   int rank = 0;
   const pb::RegionAnswer* failure = FirstFailure(answers, &rank);
   if (failure != nullptr && !(state_ == State::kEntering && failure->checkpoint_unusable()) &&
-      state_ != State::kSaving) {
+      state_ != State::kSaving && !(options_.survives && failure->interrupted())) {
     const std::string where = answers.size() > 1 ? absl::StrCat("rank ", rank, ": ") : "";
     Fail(absl::StrCat(where, failure->error()), static_cast<ExitCode>(failure->exit_code()),
          failure->blames(), now, &actions);
     return actions;
   }
+  const bool asked = interrupted_;
+  interrupted_ = false;
+  if (failure != nullptr && failure->interrupted()) {
+    if (!asked) Broken(*failure, now, &actions);
+    Next(now, &actions);
+    return actions;
+  }
+  Handle(answers, now, &actions);
+  return actions;
+}
+
+void Agent::Handle(const std::vector<pb::RegionAnswer>& answers, double now,
+                   AgentActions* actions) {
   switch (state_) {
     case State::kSettingUp:
-      AfterSetUp(answers, now, &actions);
-      break;
+      return AfterSetUp(answers, now, actions);
     case State::kEntering:
-      AfterEnterView(answers, now, &actions);
-      break;
+      return AfterEnterView(answers, now, actions);
+    case State::kPreparing:
+      return Next(now, actions);
+    case State::kSwitching:
+      return AfterSwitch(answers, now, actions);
     case State::kTraining:
-      AfterTrain(answers, now, &actions);
-      break;
+      return AfterTrain(answers, now, actions);
     case State::kReducing:
-      AfterReduce(answers, now, &actions);
-      break;
+      return mode_ == pb::ReduceRound::CONTRIBUTE ? AfterReduce(answers, now, actions)
+             : mode_ == pb::ReduceRound::OBSERVE  ? AfterObserve(answers, actions)
+                                                  : AfterHanding(answers, now, actions);
     case State::kCommitting:
-      AfterCommit(answers, now, &actions);
-      break;
+      return mode_ == pb::ReduceRound::OBSERVE && Observes()
+                 ? AfterObservedCommit(answers, now, actions)
+                 : AfterCommit(answers, now, actions);
     case State::kSaving:
-      AfterSave(answers, now, &actions);
-      break;
+      return AfterSave(answers, now, actions);
     case State::kEvaluating:
-      AfterEvaluate(answers, now, &actions);
-      break;
+      return AfterEvaluate(answers, now, actions);
     default:
-      break;  // an answer to a command of a state that was left by a message
+      return;  // an answer to a command of a state that was left by a message
   }
-  return actions;
 }
 
 void Agent::AfterSetUp(const std::vector<pb::RegionAnswer>& answers, double now,
@@ -324,6 +388,7 @@ void Agent::AfterSetUp(const std::vector<pb::RegionAnswer>& answers, double now,
   ready_.set_accelerator(leader.accelerator());
   *ready_.mutable_checkpoints() = leader.checkpoints();
   ready_.set_failure(leader.ignored_checkpoints());
+  ready_.set_survives(options_.survives);
   SendReady(now, actions);
 }
 
@@ -358,139 +423,10 @@ void Agent::AfterEnterView(const std::vector<pb::RegionAnswer>& answers, double 
     ready_.set_failure(unusable);
     return SendReady(now, actions);
   }
+  has_state_ = true;
   saved_ = true;  // what was loaded is on disk already
   evaluated_ = round_ > 0;
-  Continue(now, actions);
-}
-
-void Agent::AfterTrain(const std::vector<pb::RegionAnswer>& answers, double now,
-                       AgentActions* actions) {
-  for (const pb::RegionAnswer& answer : answers) {
-    report_.set_loss_sum(report_.loss_sum() + answer.loss_sum());
-    report_.set_tokens(report_.tokens() + answer.tokens());
-  }
-  report_.set_gradient_norm(answers.front().gradient_norm());
-  report_.set_learning_rate(answers.front().learning_rate());
-  reduce_started_at_ = now;
-  pb::RegionCommand command;
-  command.mutable_reduce()->set_round(round_);
-  command.mutable_reduce()->mutable_note()->set_tokens(report_.tokens());
-  command.mutable_reduce()->mutable_note()->set_stop(stop_reason_.has_value());
-  Run(State::kReducing, std::move(command), actions);
-}
-
-void Agent::AfterReduce(const std::vector<pb::RegionAnswer>& answers, double now,
-                        AgentActions* actions) {
-  report_.set_wan_seconds(now - reduce_started_at_);
-  for (const pb::RegionAnswer& answer : answers) {
-    report_.set_wan_bytes_sent(report_.wan_bytes_sent() + answer.wan_bytes_sent());
-    for (const pb::RoundNote& note : answer.notes()) stopping_ = stopping_ || note.stop();
-  }
-  pb::RegionCommand command;
-  command.mutable_commit()->set_round(round_);
-  Run(State::kCommitting, std::move(command), actions);
-}
-
-void Agent::AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now,
-                        AgentActions* actions) {
-  auto digest = SumOfDigests(answers);
-  if (!digest.ok())
-    return Fail(std::string(digest.status().message()), ExitCode::kFailed, "", now, actions);
-  digest_ = *digest;
-  report_.set_digest(digest_);
-  report_.set_seconds(now - round_started_at_);
-  *report_.mutable_phases() = answers.front().phases();
-  pb::LeaderMessage message;
-  *message.mutable_round() = report_;
-  Report(std::move(message), now, actions);
-  saved_ = evaluated_ = false;
-  Continue(now, actions);
-}
-
-void Agent::AfterSave(const std::vector<pb::RegionAnswer>& answers, double now,
-                      AgentActions* actions) {
-  const RoundPlan plan = PlanRound(view_, job_, MemberOf(view_, options_.hello.region()), round_);
-  pb::LeaderMessage message;
-  auto* report = message.mutable_checkpoint();
-  report->set_view(view_.id());
-  auto* checkpoint = report->mutable_checkpoint();
-  checkpoint->set_round(round_);
-  checkpoint->set_digest(digest_);
-  checkpoint->set_path(answers.front().path());
-  checkpoint->set_own(true);
-  checkpoint->set_next_sample(plan.job_samples.end);
-  checkpoint->set_inner_steps(view_.inner_steps_done() +
-                              (round_ - view_.first_round() + 1) * plan.inner_steps);
-  report->set_bytes(answers.front().bytes());
-  report->set_seconds(answers.front().seconds());
-  int rank = 0;
-  const pb::RegionAnswer* failure = FirstFailure(answers, &rank);
-  if (failure != nullptr) {
-    report->set_failure(failure->error());
-    report->set_exit_code(failure->exit_code());
-  }
-  Report(std::move(message), now, actions);
-  if (failure != nullptr) {
-    Fail(failure->error(), static_cast<ExitCode>(failure->exit_code()), "", now, actions);
-    return;
-  }
-  saved_ = true;
-  Continue(now, actions);
-}
-
-void Agent::AfterEvaluate(const std::vector<pb::RegionAnswer>& answers, double now,
-                          AgentActions* actions) {
-  pb::LeaderMessage message;
-  auto* report = message.mutable_evaluation();
-  report->set_view(view_.id());
-  report->set_round(round_);
-  for (const pb::RegionAnswer& answer : answers) {
-    report->set_loss_sum(report->loss_sum() + answer.loss_sum());
-    report->set_tokens(report->tokens() + answer.tokens());
-  }
-  Report(std::move(message), now, actions);
-  evaluated_ = true;
-  Continue(now, actions);
-}
-
-void Agent::Continue(double now, AgentActions* actions) {
-  const bool last = stopping_ || round_ >= view_.last_round();
-  const auto due = [&](int64_t every) { return every > 0 && round_ % every == 0; };
-  if (!saved_ && (last || due(job_.checkpoint().every()))) {
-    pb::RegionCommand command;
-    command.mutable_save()->set_round(round_);
-    command.mutable_save()->set_digest(digest_);
-    return Run(State::kSaving, std::move(command), actions);
-  }
-  const bool evaluate =
-      round_ == 0 || round_ >= view_.last_round() || due(job_.train().evaluate_every());
-  if (!evaluated_ && evaluate && !stopping_) {
-    pb::RegionCommand command;
-    command.mutable_evaluate()->set_round(round_);
-    return Run(State::kEvaluating, std::move(command), actions);
-  }
-  if (last) {
-    const bool done = round_ >= view_.last_round();
-    pb::LeaderMessage message;
-    message.mutable_left()->set_round(round_);
-    message.mutable_left()->set_exit_code(
-        static_cast<int>(done ? ExitCode::kDone : ExitCode::kStoppedCleanly));
-    state_ = State::kLeaving;
-    heard_at_ = now;
-    Report(std::move(message), now, actions);
-    return;
-  }
-  ++round_;
-  round_started_at_ = now;
-  const RoundPlan plan = PlanRound(view_, job_, MemberOf(view_, options_.hello.region()), round_);
-  report_.Clear();
-  report_.set_view(view_.id());
-  report_.set_round(round_);
-  report_.set_first_sample(plan.region_samples.begin);
-  report_.set_end_sample(plan.region_samples.end);
-  pb::RegionCommand command;
-  command.mutable_train()->set_round(round_);
-  Run(State::kTraining, std::move(command), actions);
+  Next(now, actions);
 }
 
 }  // namespace atl

@@ -2,31 +2,39 @@
 // one command to the region and at last an exit come out. No sockets, threads, clocks or files: the
 // leader's shell (worker/program/leader.h) drives it with real ones, a simulator with made-up ones.
 //
-//   state        what is done            what ends it -> the next state
-//   kGreeting    Hello, repeated         Welcome -> kSettingUp
-//   kSettingUp   command SetUp           answers: Ready is sent -> kWaiting
-//   kWaiting     for a view              View -> kEntering
-//   kEntering    command EnterView       well -> kEvaluating (before round 1), kTraining
-//                                        a stop: abandon it; if that came before all stood -> kOver
-//                                        checkpoint unusable: Ready with the reason -> kWaiting
-//                                        a newer View: abandon this one, then -> kEntering
-//   kTraining    command TrainRound      answers -> kReducing
-//   kReducing    command ReduceRound     answers -> kCommitting
-//   kCommitting  command CommitRound     answers: RoundReport -> what is due
-//   kSaving      command SaveCheckpoint  answers: CheckpointReport -> what is due
-//   kEvaluating  command Evaluate        answers: EvaluationReport -> what is due
-//   kLeaving     Left                    JobEnded -> kOver
-//   kFailed      Fault                   JobEnded, or too long -> kOver
-// What is due after a round: kSaving, kEvaluating, then kTraining or, at the end, kLeaving. From
-// any state: Refused or JobEnded -> kOver; a failed answer -> kFailed. At most one command is under
-// way.
+//   state        what is done             what ends it -> the next state
+//   kGreeting    Hello, repeated          Welcome -> kSettingUp
+//   kSettingUp   command SetUp            answers: Ready is sent -> kWaiting
+//   kWaiting     for a view               View -> kEntering; planned View -> kSwitching
+//   kEntering    command EnterView        well -> what is due
+//                                         a stop: abandon it; before all stood -> kOver
+//                                         checkpoint unusable: Ready with the reason -> kWaiting
+//   kPreparing   command PrepareView      answers -> what is due
+//   kSwitching   command SwitchView       answers -> what is due
+//   kTraining    command TrainRound       answers -> what is due
+//   kReducing    command ReduceRound      answers -> kCommitting; interrupted -> kHolding
+//   kCommitting  command CommitRound      answers: RoundReport -> what is due
+//   kSaving      command SaveCheckpoint   answers: CheckpointReport -> what is due
+//   kEvaluating  command Evaluate         answers: EvaluationReport -> what is due
+//   kHolding     nothing                  View -> what is due
+//   kLeaving     Left                     JobEnded, Dropped -> kOver; View -> what is due
+//   kFailed      Fault                    JobEnded, or too long -> kOver
+// What is due (Next): another view; a result to give or to take; a save, an evaluation; leaving;
+// inner steps; the reduction. From any state: Refused or JobEnded -> kOver; a failed answer ->
+// kFailed; Dropped -> kWaiting. At most one command is under way.
+//
+// agent.cc has the messages, agent_round.cc what a round does, agent_view.cc how views change
+// (docs/protocols/membership.md). Where AgentOptions.survives is false, views do not change.
 //
 // Invariants: a steady view needs no word from the orchestrator between kTraining and kLeaving; a
-// stop (signal here or anywhere, or the orchestrator's Stop) takes effect only through the notes of
-// a round, so that all regions stop after the same one.
+// stop (the orchestrator's, or a signal where views do not change) takes effect only through the
+// notes of a round, so that all regions stop after the same one. After Fenced{f} nothing is
+// reduced or committed before a view with an id of f or more.
 #pragma once
 
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,14 +42,22 @@
 #include "base/exit_code.h"
 #include "proto/control.pb.h"
 #include "proto/region.pb.h"
+#include "proto/round_plan.h"
 #include "worker/agent/outbox.h"
 
 namespace atl {
 
+// The path of a "checkpoint" that a region which was dropped still holds in memory: EnterView with
+// it keeps the outer state that is there.
+inline constexpr char kMemoryCheckpoint[] = "memory";
+
 struct AgentOptions {
   pb::Hello hello;
+  // The region knows the commands of changing views (Ready.survives).
+  bool survives = false;
   double orchestrator_wait_seconds = 30;   // for the first Welcome
   double orchestrator_lost_seconds = 600;  // without a word where one is needed
+  double leave_seconds = 20;               // a leaver waits this long for its release
 };
 
 struct AgentExit {
@@ -56,6 +72,8 @@ struct AgentActions {
   // The command under way is EnterView, of a view that is no more or while a stop is wanted: give
   // up connecting.
   bool abandon_view = false;
+  // The command under way ends as soon as it can (region.proto).
+  bool interrupt = false;
   std::optional<AgentExit> exit;
   std::vector<std::string> say;  // for the log: state changes, waits
 };
@@ -67,11 +85,14 @@ class Agent {
     kSettingUp,
     kWaiting,
     kEntering,
+    kPreparing,
+    kSwitching,
     kTraining,
     kReducing,
     kCommitting,
     kSaving,
     kEvaluating,
+    kHolding,
     kLeaving,
     kFailed,
     kOver
@@ -85,7 +106,10 @@ class Agent {
   AgentActions OnMessage(const pb::OrchestratorMessage& message, double now);
   // The answers of all ranks to the command under way, by rank.
   AgentActions OnAnswers(const std::vector<pb::RegionAnswer>& answers, double now);
+  // A signal, or whoever may ask this region to leave. Where views change the others go on.
   AgentActions OnStopRequested(const std::string& reason, double now);
+  // A member that the command under way waits for has been silent for so long.
+  AgentActions OnSilence(const std::string& region, double seconds, double now);
   AgentActions OnLink(Link link, const std::string& text, double now);
   // Call at least once a second.
   AgentActions OnTick(double now);
@@ -97,35 +121,82 @@ class Agent {
   int64_t round() const { return round_; }
   double heartbeat_seconds() const { return heartbeat_seconds_; }
   const pb::View& view() const { return view_; }
+  // Newest committed here, and the digest after it; no state: has_state() is false.
+  bool has_state() const { return has_state_; }
+  int64_t committed() const { return committed_; }
+  const std::string& digest() const { return digest_; }
 
  private:
   pb::LeaderMessage Greeting() const;
   void Report(pb::LeaderMessage message, double now, AgentActions* actions);
-  void LeaveBeforeFirstRound(double now, AgentActions* actions);
   void Run(State state, pb::RegionCommand command, AgentActions* actions);
+  void Exit(ExitCode code, const std::string& why, bool is_cause, AgentActions* actions);
   void Fail(const std::string& what, ExitCode code, const std::string& blames, double now,
             AgentActions* actions);
-  void Exit(ExitCode code, const std::string& why, bool is_cause, AgentActions* actions);
+  std::string DoingText() const;
 
+  void Handle(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void OnWelcome(const pb::Welcome& welcome, AgentActions* actions);
   void OnView(const pb::View& view, double now, AgentActions* actions);
   void Enter(const pb::View& view, AgentActions* actions);
   void OnEnded(const pb::JobEnded& ended, AgentActions* actions);
+  bool IsBeforeAnyView() const;
+  void LeaveBeforeAnyView(const std::string& reason, double now, AgentActions* actions);
   void AfterSetUp(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterEnterView(const std::vector<pb::RegionAnswer>& answers, double now,
                       AgentActions* actions);
+  void SendReady(double now, AgentActions* actions);
+
+  // agent_round.cc: what comes next, and what its answers mean.
+  void Next(double now, AgentActions* actions);
+  bool Finished() const;
+  bool SaveOrEvaluate(AgentActions* actions);
+  void BeginRound(double now);
+  void Train(AgentActions* actions);
+  void Reduce(double now, AgentActions* actions);
+  void Leave(double now, AgentActions* actions);
   void AfterTrain(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterReduce(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
+  void ReadNotes(const std::vector<pb::RoundNote>& notes);
   void AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterSave(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterEvaluate(const std::vector<pb::RegionAnswer>& answers, double now,
                      AgentActions* actions);
-  // What comes after round `round_` is committed, saved and evaluated, each as far as it is due.
-  void Continue(double now, AgentActions* actions);
-  void SendReady(double now, AgentActions* actions);
+
+  // agent_view.cc: where views change.
+  void OnChangingView(const pb::View& view, double now, AgentActions* actions);
+  void OnPlannedView(const pb::View& view, double now, AgentActions* actions);
+  void OnFence(const pb::Fence& fence, double now, AgentActions* actions);
+  void OnDropped(const pb::Dropped& dropped, double now, AgentActions* actions);
+  void OnDrain(const pb::Drain& drain, double now, AgentActions* actions);
+  void AnswerFence(double now, AgentActions* actions);
+  bool Held() const;
+  bool Observes() const;
+  // In no view yet, or in a planned one that has not begun for all it knows.
+  bool IsNewcomer() const;
+  bool IsPreparedFor(const pb::View& view) const;
+  // True if a command of the change of views was begun.
+  bool ChangeView(double now, AgentActions* actions);
+  void LosePlace(double now, AgentActions* actions);
+  void SwitchTo(const pb::View& view, AgentActions* actions);
+  void RunReduction(pb::ReduceRound::Mode mode, int64_t round, AgentActions* actions);
+  void AfterSwitch(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
+  void AfterHanding(const std::vector<pb::RegionAnswer>& answers, double now,
+                    AgentActions* actions);
+  void AfterObserve(const std::vector<pb::RegionAnswer>& answers, AgentActions* actions);
+  void AfterObservedCommit(const std::vector<pb::RegionAnswer>& answers, double now,
+                           AgentActions* actions);
+  // A reduction or connection broke that nobody here interrupted.
+  void Broken(const pb::RegionAnswer& answer, double now, AgentActions* actions);
+  void Interrupt(AgentActions* actions);
+  void TakeEdge();
+  void ListMemory();
+  void Rejoin(double now, AgentActions* actions);
 
   const AgentOptions options_;
   State state_ = State::kGreeting;
+  bool busy_ = false;         // a command is under way
+  bool interrupted_ = false;  // and was asked to end
   Outbox outbox_;
   double started_at_ = 0;
   double hello_at_ = 0;
@@ -140,16 +211,49 @@ class Agent {
   pb::Job job_;
   pb::Ready ready_;
   pb::View view_;
-  std::optional<pb::View> next_view_;  // came while entering view_
-  int64_t round_ = 0;                  // under way, or last committed once kCommitting is over
-  bool saved_ = false;                 // round_ is on disk, or need not be
+  std::optional<pb::View> next_view_;  // takes over as soon as it can
+  int64_t round_ = 0;                  // under way, or committed_
+  int64_t committed_ = 0;
+  bool has_state_ = false;
+  bool saved_ = false;  // committed_ is on disk, or need not be
   bool evaluated_ = false;
   double round_started_at_ = 0;
   double reduce_started_at_ = 0;
-  pb::RoundReport report_;  // of round_, filled in as it goes
+  RoundPlan plan_;          // of round committed_ + 1, once it has begun
+  int64_t steps_done_ = 0;  // of it
+  bool begun_ = false;
+  pb::RoundReport report_;  // of round committed_ + 1, filled in as it goes
   std::string digest_;      // of the outer state now
   double failed_at_ = 0;
   AgentExit failure_;
+
+  // Where views change.
+  std::map<int64_t, pb::View> planned_;  // that may follow view_
+  int64_t preparing_ = 0;                // newest view that PrepareView was given
+  int64_t prepared_ = 0;
+  int64_t floor_ = 0;        // views up to here hold no longer
+  int64_t fence_ = 0;        // newest that was asked for
+  int64_t fenced_ = 0;       // newest that was answered
+  int64_t position_ = 0;     // reductions done in view_
+  int64_t broken_view_ = 0;  // could not be connected
+  bool broken_ = false;      // the round waits for another view
+  bool handed_ = false;      // the result that the view hands on is handed on
+  int64_t abandoned_ = 0;  // a planned view that was left before it had begun
+  bool rejoin_ = false;      // dropped: says Ready once the command under way has ended
+  bool heard_any_ = false;   // an observer has heard a result in this view
+  bool caught_up_ = false;
+  pb::ReduceRound::Mode mode_ = pb::ReduceRound::CONTRIBUTE;
+  bool leave_wanted_ = false;  // this region, alone
+  bool leave_after_round_ = false;
+  bool left_round_ = false;  // the notes of committed_ say that it was our last
+  double left_at_ = 0;
+  int64_t result_tokens_ = 0;  // of round committed_
+  int64_t result_expected_ = 0;
+  int64_t edge_view_ = 0;             // the notes of the round agree on it
+  ShortContributions short_;          // of the newest round that was reduced in view_
+  std::vector<std::string> leaving_;  // likewise
+  std::set<std::string> suspected_;   // in this round
+  std::vector<pb::RoundNote> notes_;  // of the round that is being committed
 };
 
 }  // namespace atl

@@ -80,6 +80,10 @@ Status RegionWorker::Run(const pb::RegionCommand& command, pb::RegionAnswer* ans
       return Evaluate(answer);
     case pb::RegionCommand::kSave:
       return Save(command.save(), answer);
+    case pb::RegionCommand::kPrepareView:
+    case pb::RegionCommand::kSwitchView:
+      // Ready.survives is false: nobody may ask for it.
+      return absl::UnimplementedError("this region's workers do not change views");
     case pb::RegionCommand::kFinish:
     case pb::RegionCommand::BODY_NOT_SET:
       break;

@@ -1,0 +1,92 @@
+// A core that goes on where another was stopped (P5): everything that decides is in its records.
+//
+// What is not kept: who suspects whom (members that hold say so in their heartbeats), answers to a
+// fence (it is begun anew, with a higher number), evaluations that not all members had reported.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/log.h"
+#include "orchestrator/core/core.h"
+
+namespace atl {
+
+void Core::Restore(const History& history) {
+  const pb::Membership& membership = *history.membership;
+  last_view_ = std::max(last_view_, membership.last_view());
+  digests_ = history.digests;
+  if (membership.view().id() == 0 || !history.job || history.job->ended > 0) return;
+  elastic_ = restored_ = true;
+  job_ = *history.job;
+  job_.job = options_.job;
+  for (const JobState state : {JobState::kStarting, JobState::kTraining, JobState::kStopping}) {
+    if (JobStateName(state) == job_.state) state_ = state;
+  }
+  for (const RegionRecord& record : history.regions) {
+    const auto found = regions_.find(record.name);
+    if (found != regions_.end()) found->second.Restore(record, job_.since);
+  }
+  view_ = membership.view();
+  for (const pb::View& planned : membership.planned()) planned_[planned.id()] = planned;
+  absolute_ = membership.absolute();
+  stop_reason_ = membership.stop_reason();
+  if (membership.resume_size() > 0) {
+    resume_.emplace();
+    resume_->round = membership.resume_round();
+    for (const auto& [name, checkpoint] : membership.resume()) {
+      resume_->checkpoints[name] = checkpoint;
+    }
+  }
+  if (membership.fence() > 0) {
+    fence_.emplace();
+    fence_->id = membership.fence();
+    fence_->reason = membership.fence_reason();
+    fence_->left_out.insert(membership.left_out().begin(), membership.left_out().end());
+  }
+  const pb::LedgerState ledger = history.ledger.value_or(pb::LedgerState());
+  ledger_.emplace(SamplePool(FromProto(ledger.returned()), ledger.next_sample()),
+                  ledger.next_round());
+  committed_samples_ = ledger.next_sample() - ledger_->pool().returned_size();
+  for (const SampleRecord& record : history.open_samples) {
+    Ledger::Entry entry{record.region, record.samples,
+                        record.state,  regions_.at(record.region).IsFull(),
+                        record.view,   record.samples_per_step};
+    committed_samples_ -= SizeOf(entry.samples);
+    ledger_->Restore(record.round, std::move(entry));
+    if (!record.report) continue;
+    reports_[record.round][record.region] = *record.report;
+    RoundFacts& facts = facts_[record.round];
+    facts.short_contributions = record.report->short_contributions();
+    facts.next_view = record.report->next_view();
+    facts.leaving.assign(record.report->leaving().begin(), record.report->leaving().end());
+    facts.edge_known |=
+        std::find(facts.leaving.begin(), facts.leaving.end(), record.region) == facts.leaving.end();
+  }
+}
+
+std::string Core::DurableState() const {
+  std::string text = absl::StrCat("job ", JobStateName(state_), " view ", view_.id(), " absolute ",
+                                  absolute_, " first ", view_.first_round());
+  for (const auto& [id, view] : planned_) absl::StrAppend(&text, " planned ", id);
+  if (fence_) absl::StrAppend(&text, " without ", absl::StrJoin(fence_->left_out, ","));
+  for (const auto& [name, entry] : regions_) {
+    if (entry.attempt().empty()) continue;
+    absl::StrAppend(&text, "\n", name, " ", RegionStateName(entry.state()), " ", entry.attempt(),
+                    " ", entry.next_sequence(), entry.caught_up ? " caught up" : "",
+                    entry.left ? absl::StrCat(" left ", entry.left->round()) : "",
+                    entry.ready ? " ready" : "");
+  }
+  if (!ledger_) return text;
+  absl::StrAppend(&text, "\nledger ", ledger_->next_round(), " ", ledger_->UnassignedRound(), " ",
+                  ledger_->pool().next(), " ", RangesText(ledger_->pool().returned()), " ",
+                  committed_samples_);
+  for (int64_t round = ledger_->next_round(); round < ledger_->UnassignedRound(); ++round) {
+    for (const Ledger::Entry& entry : ledger_->EntriesOf(round)) {
+      absl::StrAppend(&text, "\n", round, " ", entry.region, " ", RangesText(entry.samples), " ",
+                      static_cast<int>(entry.state), entry.awaited ? " awaited" : "");
+    }
+  }
+  return text;
+}
+
+}  // namespace atl

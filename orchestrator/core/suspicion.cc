@@ -1,0 +1,148 @@
+// Who is suspected, and what is believed (docs/protocols/membership.md, P4, P8).
+//
+// - A member whose gateway refuses calls is gone: left out at once. So is one that a peer misses
+//   and whose heartbeats have failed to come (RegionEntry::MissedDeadline).
+// - Suspicions against members that still speak to us are gathered for a moment; then the fewest
+//   are left out that part all pairs that cannot hear each other.
+// - A member whose round is broken needs a view in any case: a fence, if nobody is to blame.
+// - A suspicion falls when its sender reports the round that it waited in.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "orchestrator/core/core.h"
+#include "proto/round_plan.h"
+
+namespace atl {
+namespace {
+
+// For the other side's word, and for heartbeats that are late.
+constexpr double kGatherSeconds = 2;
+// A member that lives but does not answer the fence: a rank of it is stuck.
+constexpr double kAnswerSeconds = 20;
+constexpr double kLastHolderSeconds = 600;
+
+}  // namespace
+
+void Core::OnSuspect(RegionEntry& entry, const pb::Suspect& suspect) {
+  if (!elastic_ || fence_ || !entry.IsMember() || suspect.view() < absolute_ || view_.id() == 0 ||
+      suspect.round() < ledger_->next_round()) {
+    return;
+  }
+  const std::string& whom = suspect.region() == entry.name() ? "" : suspect.region();
+  if (suspicions_[whom].contains(entry.name()) && !suspect.gone()) return;
+  suspicions_[whom][entry.name()] = {suspect.gone(), now_, suspect.round(), suspect.what()};
+  Event("suspected", suspect.region(), suspect.round(),
+        absl::StrCat("region ", entry.name(), " suspects ",
+                     whom.empty() ? "somebody" : suspect.region(), ": ", suspect.what()),
+        {{"by", entry.name()}, {"silent_seconds", suspect.silent_seconds()}});
+}
+
+void Core::WeighSuspicions() {
+  std::map<std::string, std::set<std::string>> pairs;  // that cannot hear each other
+  double oldest = now_;
+  for (const auto& [whom, by] : suspicions_) {
+    if (by.empty()) continue;
+    const auto found = regions_.find(whom);
+    const bool member =
+        found != regions_.end() && found->second.IsMember() && MemberOf(view_, whom) >= 0;
+    for (const auto& [who, suspicion] : by) {
+      oldest = std::min(oldest, suspicion.since);
+      if (!member) continue;
+      if (suspicion.gone || now_ >= found->second.MissedDeadline(options_.heartbeat_seconds)) {
+        const std::string name = whom;
+        return LeaveOut(name, suspicion.gone ? RegionState::kJoining : RegionState::kAbsent,
+                        absl::StrCat(who, " lost it (", suspicion.what, ")",
+                                     suspicion.gone ? "" : ", and we hear nothing of it"));
+      }
+      pairs[whom].insert(who);
+      pairs[who].insert(whom);
+    }
+  }
+  for (const auto& [name, entry] : regions_) {
+    if (entry.holds_since > 0 && entry.IsMember()) oldest = std::min(oldest, entry.holds_since);
+  }
+  if (now_ < oldest + kGatherSeconds) return;
+  if (pairs.empty()) return StartFence("a round was broken off");
+  while (!pairs.empty()) {
+    // The most accusations; then the smaller share; then the later in order.
+    const auto rank = [&](const std::string& name) {
+      const int at = MemberOf(view_, name);
+      return std::tuple(pairs.at(name).size(), -view_.members(at).samples_per_step(), at);
+    };
+    std::string worst = pairs.begin()->first;
+    for (const auto& [name, others] : pairs) {
+      if (rank(name) > rank(worst)) worst = name;
+    }
+    for (auto at = pairs.begin(); at != pairs.end();) {
+      at->second.erase(worst);
+      at = at->first == worst || at->second.empty() ? pairs.erase(at) : std::next(at);
+    }
+    LeaveOut(worst, RegionState::kJoining,
+             "it speaks to the orchestrator, but not to all other members");
+  }
+}
+
+bool Core::IsLastHolder(const std::string& region) const {
+  for (const auto& [name, entry] : regions_) {
+    if (name == region || !entry.IsFull() || (fence_ && fence_->left_out.contains(name))) continue;
+    const bool heard = now_ < entry.MissedDeadline(options_.heartbeat_seconds);
+    if (MemberOf(view_, name) >= 0 && (heard || (fence_ && fence_->answers.contains(name)))) {
+      return false;
+    }
+  }
+  return regions_.at(region).IsFull() && now_ < regions_.at(region).heard() + kLastHolderSeconds;
+}
+
+void Core::WatchFence() {
+  if (fence_) {
+    for (const std::string& name : Scope()) {
+      if (fence_->answers.contains(name)) continue;
+      const RegionEntry& entry = regions_.at(name);
+      if (IsLastHolder(name)) continue;
+      if (now_ >= entry.MissedDeadline(options_.heartbeat_seconds) &&
+          now_ >= fence_->began + kGatherSeconds) {
+        LeaveOut(name, RegionState::kAbsent, "it does not answer and we hear nothing of it");
+      } else if (now_ >= fence_->began + kAnswerSeconds) {
+        LeaveOut(name, RegionState::kJoining, "it does not say where it stands");
+      }
+    }
+    DecideFence();
+    return;
+  }
+  bool holds = false;
+  for (const auto& [name, entry] : regions_) holds |= entry.holds_since > 0 && entry.IsMember();
+  bool suspected = holds;
+  for (const auto& [whom, by] : suspicions_) suspected |= !by.empty();
+  if (suspected) WeighSuspicions();
+  if (fence_) DecideFence();
+}
+
+void Core::SendWhatLacks(RegionEntry& entry, const pb::Heartbeat& heartbeat) {
+  if (!elastic_ || IsEnd(state_)) return;
+  if (entry.state() == RegionState::kLeft) return Release(entry);
+  const bool member = entry.IsMember() && MemberOf(view_, entry.name()) >= 0;
+  if (!member) {
+    const bool waits_for_ready = entry.state() == RegionState::kJoining && entry.ready;
+    if ((heartbeat.view() > 0 || waits_for_ready) && entry.state() != RegionState::kLeaving) {
+      SendDropped(entry, "it is no member any more");
+    }
+  } else if (fence_ && !fence_->left_out.contains(entry.name())) {
+    return;  // AskFenced repeats itself
+  } else {
+    if (heartbeat.view() < view_.id()) Send(entry.name(), ViewFor(entry));
+    if (!heartbeat.holds() || heartbeat.view() < absolute_) {
+      entry.holds_since = 0;
+    } else if (entry.holds_since == 0) {
+      entry.holds_since = now_;
+    }
+  }
+  if (planned_.empty()) return;
+  const auto& [id, planned] = *planned_.rbegin();
+  if (heartbeat.planned() < id && MemberOf(planned, entry.name()) >= 0) {
+    pb::OrchestratorMessage message;
+    *message.mutable_view() = planned;
+    Send(entry.name(), std::move(message));
+  }
+}
+
+}  // namespace atl

@@ -1,0 +1,294 @@
+// A round, as the leader sees it: what is due next, and what the answers mean.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "worker/agent/agent.h"
+#include "worker/agent/answers.h"
+
+namespace atl {
+
+void Agent::Next(double now, AgentActions* actions) {
+  if (busy_ || state_ == State::kOver || state_ == State::kFailed || state_ == State::kGreeting) {
+    return;
+  }
+  if (options_.survives && ChangeView(now, actions)) return;
+  if (view_.id() == 0 || (!has_state_ && !Observes())) return;
+  if (has_state_ && SaveOrEvaluate(actions)) return;
+  if (Finished()) return Leave(now, actions);
+  if (Observes()) {
+    if (Held()) {
+      state_ = State::kHolding;
+      return;
+    }
+    return RunReduction(pb::ReduceRound::OBSERVE, committed_ + 1, actions);
+  }
+  if (!begun_) BeginRound(now);
+  const bool cut = leave_wanted_ && !leave_after_round_ && steps_done_ > 0;
+  if (steps_done_ < plan_.inner_steps && !cut) return Train(actions);
+  if (Held()) {
+    state_ = State::kHolding;
+    return;
+  }
+  Reduce(now, actions);
+}
+
+bool Agent::Finished() const {
+  return stopping_ || left_round_ || (has_state_ && committed_ >= view_.last_round());
+}
+
+bool Agent::SaveOrEvaluate(AgentActions* actions) {
+  const bool last = stopping_ || committed_ >= view_.last_round();
+  const auto due = [&](int64_t every) { return every > 0 && committed_ % every == 0; };
+  if (Observes()) return false;
+  if (!saved_ && (last || due(job_.checkpoint().every()))) {
+    const SamplePool pool = PoolAfter(view_, job_, committed_, short_);
+    pb::RegionCommand command;
+    command.mutable_save()->set_round(committed_);
+    command.mutable_save()->set_digest(digest_);
+    command.mutable_save()->set_next_sample(pool.next());
+    ToProto(pool.returned(), command.mutable_save()->mutable_returned());
+    Run(State::kSaving, std::move(command), actions);
+    return true;
+  }
+  const bool evaluate =
+      committed_ == 0 || committed_ >= view_.last_round() || due(job_.train().evaluate_every());
+  if (!evaluated_ && evaluate && !stopping_ && !left_round_) {
+    pb::RegionCommand command;
+    command.mutable_evaluate()->set_round(committed_);
+    Run(State::kEvaluating, std::move(command), actions);
+    return true;
+  }
+  return false;
+}
+
+void Agent::BeginRound(double now) {
+  begun_ = true;
+  steps_done_ = 0;
+  round_ = committed_ + 1;
+  round_started_at_ = now;
+  const pb::View& view = next_view_ ? *next_view_ : view_;
+  plan_ = PlanRound(view, job_, MemberOf(view, options_.hello.region()), round_);
+  report_.Clear();
+  report_.set_round(round_);
+}
+
+void Agent::Train(AgentActions* actions) {
+  pb::RegionCommand command;
+  command.mutable_train()->set_round(round_);
+  command.mutable_train()->set_first_step(steps_done_);
+  // Who leaves does one step more at most.
+  const bool leaves = leave_wanted_ && !leave_after_round_;
+  command.mutable_train()->set_steps(leaves ? steps_done_ + 1 : plan_.inner_steps);
+  ToProto(Prefix(plan_.samples, command.train().steps() * plan_.samples_per_step),
+          command.mutable_train()->mutable_samples());
+  Run(State::kTraining, std::move(command), actions);
+}
+
+void Agent::AfterTrain(const std::vector<pb::RegionAnswer>& answers, double now,
+                       AgentActions* actions) {
+  for (const pb::RegionAnswer& answer : answers) {
+    report_.set_loss_sum(report_.loss_sum() + answer.loss_sum());
+    report_.set_tokens(report_.tokens() + answer.tokens());
+  }
+  report_.set_gradient_norm(answers.front().gradient_norm());
+  report_.set_learning_rate(answers.front().learning_rate());
+  steps_done_ = options_.survives ? answers.front().steps() : plan_.inner_steps;
+  Next(now, actions);
+}
+
+void Agent::Reduce(double now, AgentActions* actions) {
+  reduce_started_at_ = now;
+  suspected_.clear();
+  RunReduction(pb::ReduceRound::CONTRIBUTE, round_, actions);
+}
+
+void Agent::RunReduction(pb::ReduceRound::Mode mode, int64_t round, AgentActions* actions) {
+  mode_ = mode;
+  pb::RegionCommand command;
+  pb::ReduceRound* reduce = command.mutable_reduce();
+  reduce->set_round(round);
+  reduce->set_mode(mode);
+  reduce->set_position(position_ + 1);
+  pb::RoundNote* note = reduce->mutable_note();
+  if (mode == pb::ReduceRound::CONTRIBUTE) {
+    reduce->set_expected_tokens(PlannedSamples(view_, job_, round) * job_.data().sequence_length());
+    note->set_tokens(report_.tokens());
+    note->set_samples(steps_done_ * plan_.samples_per_step);
+    note->set_leave(leave_wanted_);
+  }
+  note->set_round(round);
+  note->set_stop(stop_reason_.has_value());
+  // An observer that does not know the view's samples could not follow the planned one.
+  if (!planned_.empty() && view_.first_round() > 0 && IsPreparedFor(planned_.rbegin()->second) &&
+      planned_.rbegin()->second.after() == view_.id()) {
+    note->set_next_view(planned_.rbegin()->first);
+  }
+  Run(State::kReducing, std::move(command), actions);
+}
+
+// What all members read alike: who contributed less, who goes, whether this is the edge.
+void Agent::ReadNotes(const std::vector<pb::RoundNote>& notes) {
+  short_.Clear();
+  leaving_.clear();
+  result_tokens_ = 0;
+  int64_t next = -1;
+  bool all_leave = true;
+  for (int i = 0; i < static_cast<int>(notes.size()); ++i) {
+    const pb::RoundNote& note = notes[i];
+    stopping_ = stopping_ || note.stop();
+    result_tokens_ += note.tokens();
+    if (!options_.survives || i >= view_.members_size()) continue;
+    const pb::Member& member = view_.members(i);
+    if (note.leave()) {
+      leaving_.push_back(member.region());
+    } else {
+      next = next < 0 || next == note.next_view() ? note.next_view() : 0;
+    }
+    if (!IsFull(member)) continue;
+    all_leave = all_leave && note.leave();
+    if (view_.first_round() > 0 && note.samples() < PlannedSamples(view_, job_, i, round_)) {
+      pb::ShortContribution* one = short_.Add();
+      one->set_region(member.region());
+      one->set_samples(note.samples());
+    }
+  }
+  result_expected_ = view_.first_round() > 0 && round_ >= view_.first_round()
+                         ? PlannedSamples(view_, job_, round_) * job_.data().sequence_length()
+                         : PlannedSamples(view_, job_, -1) * job_.data().sequence_length();
+  edge_view_ = 0;
+  const auto planned = planned_.find(next);
+  if (planned != planned_.end() && round_ < view_.last_round()) {
+    edge_view_ = next;
+    for (const std::string& region : leaving_) {
+      if (MemberOf(planned->second, region) >= 0) edge_view_ = 0;
+    }
+  }
+  if (options_.survives && !notes.empty() && all_leave) stopping_ = true;
+}
+
+void Agent::AfterReduce(const std::vector<pb::RegionAnswer>& answers, double now,
+                        AgentActions* actions) {
+  ++position_;
+  report_.set_wan_seconds(report_.wan_seconds() + now - reduce_started_at_);
+  for (const pb::RegionAnswer& answer : answers) {
+    report_.set_wan_bytes_sent(report_.wan_bytes_sent() + answer.wan_bytes_sent());
+  }
+  ReadNotes(NotesOf(answers));
+  pb::RegionCommand command;
+  command.mutable_commit()->set_round(round_);
+  command.mutable_commit()->set_tokens(result_tokens_);
+  command.mutable_commit()->set_expected_tokens(result_expected_);
+  Run(State::kCommitting, std::move(command), actions);
+}
+
+void Agent::AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now,
+                        AgentActions* actions) {
+  auto digest = SumOfDigests(answers);
+  if (!digest.ok())
+    return Fail(std::string(digest.status().message()), ExitCode::kFailed, "", now, actions);
+  digest_ = *digest;
+  committed_ = round_;
+  report_.set_view(view_.id());
+  report_.set_digest(digest_);
+  report_.set_seconds(now - round_started_at_);
+  *report_.mutable_phases() = answers.front().phases();
+  const std::vector<Range> samples = Prefix(plan_.samples, steps_done_ * plan_.samples_per_step);
+  if (samples.size() == 1) {
+    report_.set_first_sample(samples[0].begin);
+    report_.set_end_sample(samples[0].end);
+  } else {
+    ToProto(samples, report_.mutable_samples());
+  }
+  *report_.mutable_short_contributions() = short_;
+  report_.set_next_view(edge_view_);
+  for (const std::string& region : leaving_) report_.add_leaving(region);
+  pb::LeaderMessage message;
+  *message.mutable_round() = report_;
+  Report(std::move(message), now, actions);
+  saved_ = evaluated_ = false;
+  begun_ = false;
+  suspected_.clear();
+  left_round_ =
+      std::find(leaving_.begin(), leaving_.end(), options_.hello.region()) != leaving_.end();
+  if (!stopping_ && !left_round_) {
+    if (edge_view_ > 0) {
+      TakeEdge();
+    } else if (!leaving_.empty()) {
+      broken_ = true;  // somebody goes, and not all were ready for the view without it
+    }
+  }
+  Next(now, actions);
+}
+
+void Agent::AfterSave(const std::vector<pb::RegionAnswer>& answers, double now,
+                      AgentActions* actions) {
+  const SamplePool pool = PoolAfter(view_, job_, committed_, short_);
+  pb::LeaderMessage message;
+  auto* report = message.mutable_checkpoint();
+  report->set_view(view_.id());
+  auto* checkpoint = report->mutable_checkpoint();
+  checkpoint->set_round(committed_);
+  checkpoint->set_digest(digest_);
+  checkpoint->set_path(answers.front().path());
+  checkpoint->set_own(true);
+  checkpoint->set_next_sample(pool.next());
+  ToProto(pool.returned(), checkpoint->mutable_returned());
+  checkpoint->set_inner_steps(view_.inner_steps_done() +
+                              (committed_ - view_.first_round() + 1) * InnerSteps(job_));
+  report->set_bytes(answers.front().bytes());
+  report->set_seconds(answers.front().seconds());
+  int rank = 0;
+  const pb::RegionAnswer* failure = FirstFailure(answers, &rank);
+  if (failure != nullptr) {
+    report->set_failure(failure->error());
+    report->set_exit_code(failure->exit_code());
+  } else {
+    // Said again with the next Ready.
+    *ready_.add_checkpoints() = *checkpoint;
+    const int keep = static_cast<int>(std::max<int64_t>(1, job_.checkpoint().keep()));
+    if (options_.survives && ready_.checkpoints_size() > 4 * keep) {
+      ready_.mutable_checkpoints()->DeleteSubrange(0, ready_.checkpoints_size() - keep);
+    }
+  }
+  Report(std::move(message), now, actions);
+  if (failure != nullptr) {
+    Fail(failure->error(), static_cast<ExitCode>(failure->exit_code()), "", now, actions);
+    return;
+  }
+  saved_ = true;
+  Next(now, actions);
+}
+
+void Agent::AfterEvaluate(const std::vector<pb::RegionAnswer>& answers, double now,
+                          AgentActions* actions) {
+  pb::LeaderMessage message;
+  auto* report = message.mutable_evaluation();
+  report->set_view(view_.id());
+  report->set_round(committed_);
+  for (const pb::RegionAnswer& answer : answers) {
+    report->set_loss_sum(report->loss_sum() + answer.loss_sum());
+    report->set_tokens(report->tokens() + answer.tokens());
+  }
+  Report(std::move(message), now, actions);
+  evaluated_ = true;
+  Next(now, actions);
+}
+
+void Agent::Leave(double now, AgentActions* actions) {
+  if (state_ == State::kLeaving) return;
+  if (Observes()) {  // the others end the job
+    state_ = State::kLeaving;
+    heard_at_ = now;
+    return;
+  }
+  const bool done = has_state_ && committed_ >= view_.last_round();
+  pb::LeaderMessage message;
+  message.mutable_left()->set_round(committed_);
+  message.mutable_left()->set_exit_code(
+      static_cast<int>(done ? ExitCode::kDone : ExitCode::kStoppedCleanly));
+  state_ = State::kLeaving;
+  heard_at_ = left_at_ = now;
+  Report(std::move(message), now, actions);
+}
+
+}  // namespace atl
