@@ -21,6 +21,8 @@ FLOORS = {
     "proto": {"base"},
     "control": {"base", "proto"},
     "tools": {"base", "proto"},
+    # The simulator runs the pure cores of both sides.
+    "tools/sim": {"base", "proto", "tools", "worker", "orchestrator"},
     "collectives": {"base"},
     "checkpoint": {"base", "collectives"},
     "worker": {"base", "proto", "control", "collectives", "checkpoint"},
@@ -96,6 +98,8 @@ def includes(text):
 def layers_point_down(tree):
     for path, text in tree.items():
         folder = path.split("/")[0]
+        if path.startswith("tools/sim/"):
+            folder = "tools/sim"
         if folder not in FLOORS or not (is_code(path) or path.endswith(".proto")):
             continue
         for line, header, _ in includes(text):

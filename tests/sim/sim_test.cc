@@ -1,0 +1,110 @@
+// The simulator itself: runs repeat, scenarios are read, and a broken promise is seen.
+#include <gtest/gtest.h>
+
+#include "tools/sim/promises.h"
+#include "tools/sim/settings.h"
+#include "tools/sim/world.h"
+
+namespace atl::sim {
+namespace {
+
+TEST(Sim, ASeedRepeatsToTheLastEvent) {
+  for (const uint64_t seed : {3, 17, 40}) {
+    const Settings settings = DrawSettings(seed, 2, 5);
+    World one(settings, false);
+    World other(settings, false);
+    const Outcome first = one.Run();
+    const Outcome second = other.Run();
+    EXPECT_EQ(first.events, second.events) << seed;
+    EXPECT_EQ(first.made_up_seconds, second.made_up_seconds) << seed;
+    EXPECT_EQ(first.transcript, second.transcript) << seed;
+  }
+}
+
+TEST(Sim, AQuietRunCommitsAllRounds) {
+  World world(QuietSettings(1, 4, 6), false);
+  const Outcome outcome = world.Run();
+  EXPECT_EQ(outcome.broken, "");
+  EXPECT_EQ(outcome.rounds, 6);
+}
+
+TEST(Sim, AScenarioIsReadLineByLine) {
+  const auto settings = ParseScenario(
+      "# two regions\nregions 2\nrounds 5\nloss 0.1\nat 3 crash 1 for 4\nat 7.5 cut 0 1 for 2\n");
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  EXPECT_EQ(settings->regions, 2);
+  EXPECT_EQ(settings->rounds, 5);
+  ASSERT_EQ(settings->script.size(), 2);
+  EXPECT_EQ(settings->script[0].kind, "crash");
+  EXPECT_EQ(settings->script[0].seconds, 4);
+  EXPECT_EQ(settings->script[1].b, 1);
+}
+
+TEST(Sim, AScenarioThatIsNoneIsRefused) {
+  for (const char* text :
+       {"regions", "regions x", "colour 3", "at crash", "at 3 cut 0 9\nregions 2", "regions 0",
+        "at 3 crash 0 for", "rounds 0"}) {
+    EXPECT_FALSE(ParseScenario(text).ok()) << text;
+  }
+}
+
+RoundRecord Round(int64_t round, const std::string& digest) {
+  RoundRecord record;
+  record.round = round;
+  record.digest = digest;
+  return record;
+}
+
+SampleRecord Committed(int64_t round, std::vector<Range> samples) {
+  SampleRecord record;
+  record.round = round;
+  record.samples = std::move(samples);
+  record.state = SampleState::kCommitted;
+  return record;
+}
+
+class PromisesTest : public testing::Test {
+ protected:
+  PromisesTest() : promises_("seed") {
+    promises_.NoteState("one", {"seed", 1, {{0, 4}, {4, 8}}});
+    promises_.NoteState("two", {"one", 2, {{8, 12}}});
+    promises_.NoteState("other two", {"one", 2, {{0, 4}}});
+    promises_.NoteState("stray", {"nobody", 2, {{8, 12}}});
+  }
+  Promises promises_;
+};
+
+TEST_F(PromisesTest, HoldWhereTheLedgerSaysTheTruth) {
+  promises_.OnRecords({Committed(1, {{0, 4}}), Committed(1, {{4, 8}}), Round(1, "one")});
+  promises_.OnRecords({Committed(2, {{8, 12}}), Round(2, "two")});
+  promises_.CheckMember("a", "two", 2);
+  EXPECT_EQ(promises_.broken(), "");
+  EXPECT_EQ(promises_.Ancestor("two", 1), "one");
+}
+
+TEST_F(PromisesTest, BreakWhereSamplesAreNotThoseOfTheState) {
+  promises_.OnRecords({Committed(1, {{0, 4}}), Round(1, "one")});
+  EXPECT_EQ(promises_.broken().substr(0, 2), "P3");
+}
+
+TEST_F(PromisesTest, BreakWhereASampleIsCommittedTwice) {
+  promises_.OnRecords({Committed(1, {{0, 8}}), Round(1, "one")});
+  promises_.OnRecords({Committed(2, {{0, 4}}), Round(2, "other two")});
+  EXPECT_EQ(promises_.broken().substr(0, 2), "P3");
+}
+
+TEST_F(PromisesTest, BreakWhereAStateHasAnotherPast) {
+  promises_.OnRecords({Committed(1, {{0, 8}}), Round(1, "one")});
+  promises_.OnRecords({Committed(2, {{8, 12}}), Round(2, "stray")});
+  EXPECT_EQ(promises_.broken().substr(0, 2), "P2");
+}
+
+TEST_F(PromisesTest, BreakWhereAMemberHoldsSomethingElse) {
+  promises_.OnRecords({Committed(1, {{0, 8}}), Round(1, "one")});
+  promises_.OnRecords({Committed(2, {{8, 12}}), Round(2, "two")});
+  promises_.CheckMember("a", "other two", 2);
+  EXPECT_EQ(promises_.broken().substr(0, 2), "P1");
+}
+
+}  // namespace
+}  // namespace atl::sim

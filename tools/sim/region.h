@@ -1,0 +1,124 @@
+// A region as a process: its agent, unchanged, and a model of what its workers do for each command
+// (proto/region.proto). The outer state is a number that follows from the one before and from the
+// sum of contributions, and a contribution from the samples that were really trained; so two states
+// are the same only if they were made of the same.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tools/sim/sea.h"
+#include "worker/agent/agent.h"
+
+namespace atl::sim {
+
+class World;
+
+class Region {
+ public:
+  Region(World* world, int index);
+
+  void Start();
+  void Crash(double seconds_away, bool loses_disk);
+  void Pause(double seconds);
+  void Leave();
+  void SetSlow(double factor) { slow_ = factor; }
+  // The next state that it makes is damaged.
+  void Damage() { damage_ = true; }
+  bool IsDamaged() const { return memory_.damaged; }
+  void SetLease(double seconds) { lease_seconds_ = seconds; }
+
+  bool alive() const { return agent_ != nullptr; }
+  bool IsRunning() const { return agent_ != nullptr && world_time() >= paused_until_; }
+  int64_t life() const { return life_; }
+  // Of the view that it waits to be connected to; 0: none.
+  int64_t joining() const { return joining_; }
+  const Agent* agent() const { return agent_.get(); }
+  const std::string& name() const { return name_; }
+  bool IsMemberWithState() const;
+  std::string Describe() const;
+
+  // From the network and the sea.
+  void OnMessage(int64_t life, const pb::OrchestratorMessage& message);
+  void OnReduced(ResultPtr result, const std::vector<pb::RoundNote>& notes);
+  void OnBroken(const std::string& by, bool gone, const std::string& what);
+  void OnSilence(const std::string& whom, double seconds);
+
+ private:
+  // In memory.
+  struct Memory {
+    bool has_state = false;
+    bool damaged = false;
+    int64_t round = 0;
+    std::string digest;
+    int64_t view = 0;
+    ResultPtr kept;     // of `round`, until the next one is there
+    ResultPtr pending;  // reduced, not committed
+    std::vector<pb::RoundNote> notes;
+    int64_t training = 0;  // round of what follows
+    std::vector<Range> trained;
+    std::string trained_on;
+    bool observes = false;
+    std::vector<ResultPtr> heard;  // by an observer that has no state yet
+    std::optional<std::pair<int64_t, std::string>> fetched;
+    // Served to observers: the state before the view's first round.
+    std::optional<std::pair<int64_t, std::string>> served;
+    int64_t serves_round = -1;
+    std::vector<std::pair<int64_t, int64_t>> preparing;  // (view, life of the preparation)
+  };
+
+  double world_time() const;
+  double Clock() const;
+  void Later(double seconds, std::function<void()> what);
+  template <typename Step>
+  void Do(Step step);
+  void Apply(AgentActions actions);
+  void Tick();
+  void Beat();
+  void Die();
+
+  void Run(const pb::RegionCommand& command);
+  void Answer(pb::RegionAnswer answer);
+  void Interrupt();
+  void AnswerInterrupted(const std::string& what);
+  void RunSetUp();
+  void RunEnter(const pb::View& view);
+  void RunSwitch(const pb::SwitchView& command);
+  void AwaitJoined(int64_t view, std::function<void()> then);
+  void RunTrain(const pb::TrainRound& command);
+  void StepDone(int64_t step);
+  void RunReduce(const pb::ReduceRound& command);
+  void RunCommit(const pb::CommitRound& command);
+  void RunSave(const pb::SaveCheckpoint& command);
+  bool ApplyResult(const Result& result);
+  void BeginFetch();
+  void EndFetch();
+  int64_t Prepared() const;
+
+  World* const world_;
+  const int index_;
+  const std::string name_;
+  const int workers_;
+  double clock_rate_ = 1;
+  double clock_offset_ = 0;
+  std::unique_ptr<Agent> agent_;
+  int64_t life_ = 0;
+  double paused_until_ = 0;
+  double slow_ = 1;
+  bool damage_ = false;
+  double lease_seconds_ = 0;
+  std::vector<pb::CheckpointOnDisk> disk_;
+  Memory memory_;
+
+  std::optional<pb::RegionCommand> command_;
+  int64_t command_number_ = 0;
+  bool interrupt_ = false;
+  int64_t joining_ = 0;
+  int64_t fetch_number_ = 0;
+  std::pair<int64_t, std::string> stale_;  // held as a member of a former view
+};
+
+}  // namespace atl::sim
