@@ -149,8 +149,12 @@ void Core::TakeEdge(int64_t edge, const std::string& digest, const RoundFacts& f
   for (const pb::Member& member : view_.members()) {
     RegionEntry& entry = regions_.at(member.region());
     const RegionState state = IsFull(member) ? RegionState::kTraining : RegionState::kObserving;
-    const bool comes = entry.state() == RegionState::kReady ||
-                       (entry.state() == RegionState::kObserving && IsFull(member));
+    // The same start of the region that the view was planned with.
+    const auto gateways = entry.ready ? entry.ready->gateways() : member.gateways();
+    const bool same =
+        std::find(gateways.begin(), gateways.end(), member.gateways(0)) != gateways.end();
+    const bool comes = same && (IsFull(member) ? entry.state() == RegionState::kObserving
+                                               : entry.state() == RegionState::kReady);
     if (!comes) {
       // It has gone since the view was planned.
       if (!entry.IsMember() && !fence_) StartFence(absl::StrCat(entry.name(), " is gone"));

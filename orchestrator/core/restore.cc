@@ -81,10 +81,12 @@ std::string Core::DurableState() const {
                   ledger_->pool().next(), " ", RangesText(ledger_->pool().returned()), " ",
                   committed_samples_);
   for (int64_t round = ledger_->next_round(); round < ledger_->UnassignedRound(); ++round) {
+    std::set<std::string> lines;
     for (const Ledger::Entry& entry : ledger_->EntriesOf(round)) {
-      absl::StrAppend(&text, "\n", round, " ", entry.region, " ", RangesText(entry.samples), " ",
-                      static_cast<int>(entry.state), entry.awaited ? " awaited" : "");
+      lines.insert(absl::StrCat("\n", round, " ", entry.region, " ", RangesText(entry.samples), " ",
+                                static_cast<int>(entry.state), entry.awaited ? " awaited" : ""));
     }
+    absl::StrAppend(&text, absl::StrJoin(lines, ""));
   }
   return text;
 }

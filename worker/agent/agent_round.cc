@@ -7,6 +7,17 @@
 
 namespace atl {
 
+namespace {
+
+// The view whose plan says what is trained in `round`: the one that takes over, if it has it.
+const pb::View& PlanOf(const pb::View& present, const std::optional<pb::View>& next,
+                       int64_t round) {
+  const bool has_it = next && next->first_round() > 0 && next->first_round() <= round;
+  return has_it ? *next : present;
+}
+
+}  // namespace
+
 void Agent::Next(double now, AgentActions* actions) {
   if (busy_ || state_ == State::kOver || state_ == State::kFailed || state_ == State::kGreeting) {
     return;
@@ -22,7 +33,15 @@ void Agent::Next(double now, AgentActions* actions) {
     }
     return RunReduction(pb::ReduceRound::OBSERVE, committed_ + 1, actions);
   }
-  if (!begun_) BeginRound(now);
+  if (!begun_) {
+    // The view that says which samples may still be on its way: a newer fence has come first.
+    const pb::View& view = PlanOf(view_, next_view_, committed_ + 1);
+    if (committed_ + 1 < view.first_round() || committed_ + 1 > view.last_round()) {
+      state_ = State::kHolding;
+      return;
+    }
+    BeginRound(now);
+  }
   const bool cut = leave_wanted_ && !leave_after_round_ && steps_done_ > 0;
   if (steps_done_ < plan_.inner_steps && !cut) return Train(actions);
   if (Held()) {
@@ -66,7 +85,7 @@ void Agent::BeginRound(double now) {
   steps_done_ = 0;
   round_ = committed_ + 1;
   round_started_at_ = now;
-  const pb::View& view = next_view_ ? *next_view_ : view_;
+  const pb::View& view = PlanOf(view_, next_view_, round_);
   plan_ = PlanRound(view, job_, MemberOf(view, options_.hello.region()), round_);
   report_.Clear();
   report_.set_round(round_);
