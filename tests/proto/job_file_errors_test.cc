@@ -111,7 +111,7 @@ TEST(JobFileErrors, BoundsAreNamedInTheUnitOfTheKey) {
   EXPECT_EQ(RefusalOfLine("train: {rounds: 2T}"),
             "job.yaml:2:17: train.rounds: 2e12 is too large; the largest is 1e12");
   EXPECT_EQ(RefusalOfLine("sync: {chunk_bytes: 64MiB}"),
-            "job.yaml:2:21: sync.chunk_bytes: 64MiB is too large; the largest is 16MiB");
+            "job.yaml:2:21: sync.chunk_bytes: 64MiB is too large; the largest is 4MiB");
   EXPECT_EQ(RefusalOfLine("train: {beta1: 1.5}"),
             "job.yaml:2:16: train.beta1: 1.5 is too large; the largest is 0.999999");
 }
