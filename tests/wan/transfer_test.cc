@@ -323,7 +323,7 @@ TEST_F(WanTransfer, InAGroupForTransfersAMemberThatIsKilledTakesNothingAlong) {
   Serve(2);
   Serve(3);
   const auto transfer = Fetch(Whole(&out_));
-  killed->AwaitRead(kSize / 8);
+  killed->AwaitRead(1 << 20);  // not more: on a busy machine the others give the rest
   proxy.reset();
   ExpectWhole(transfer.get());
   const FetchProgress progress = transfer->Progress();
