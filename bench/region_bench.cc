@@ -2,13 +2,15 @@
 //
 //   mpirun -n 4 --oversubscribe --bind-to none atoll-bench-region [--min=4KiB] [--max=256MiB]
 //       [--factor=4] [--seconds=1.5] [--json] [--pretended-hosts=N] [--chunk=BYTES]
-//       [--past-caches=BYTES] [--block=BYTES] [--short=BYTES] [--slots] [--reach] [--messages]
+//       [--past-caches=BYTES] [--block=BYTES] [--short=BYTES] [--least-shared=BYTES]
+//       [--plain] [--slots] [--reach] [--messages]
 //
 // 1. Once for each size and operation, the result is checked against sums that are exact in floats
 //    (column wrong).
-// 2. Then rounds: our call, MPI's call on the same vector, and a plain copy of the vector by all
-//    ranks at once, each after a barrier; short calls in batches. A round's time is the slowest
-//    rank's. At least kFewestRounds of them, and as many as fit into --seconds.
+// 2. Then rounds: our call on a vector that the region has allocated (--plain: on ordinary memory),
+//    MPI's call on a vector in ordinary memory, and a plain copy of the vector by all ranks at
+//    once, each after a barrier; short calls in batches. A round's time is the slowest rank's. At
+//    least kFewestRounds of them, and as many as fit into --seconds.
 // 3. Printed: medians, and the median, 10th and 90th percentile of the rounds' ratios, which other
 //    work on the machine disturbs less than it does the times.
 // busbw is what nccl-tests calls so: 2 (P-1)/P S / t for an all-reduce, (P-1)/P S / t otherwise.
@@ -51,6 +53,7 @@ struct Settings {
   int factor = 4;
   double seconds = 1.5;
   bool json = false;
+  bool plain = false;  // our vectors in ordinary memory too
   MpiOptions mpi;
 };
 
@@ -71,7 +74,8 @@ struct Row {
   int64_t wrong = 0;
 };
 
-// Begins at a cache line, as tensor libraries allocate theirs.
+// Begins at a cache line, as tensor libraries allocate theirs. MPI's memory, whose own allocator
+// gives it no other on one host.
 class Vector {
  public:
   ~Vector() { std::free(data_); }
@@ -213,15 +217,16 @@ class Bench {
   StatusOr<int64_t> Wrong(const Operation& operation, std::span<const Range> ranges) {
     const int ranks = region_->size(), rank = region_->rank();
     const int64_t count = ranges.back().end;
-    for (int64_t i = 0; i < count; ++i) data_[i] = Value(rank, i);
-    RETURN_IF_ERROR(operation.ours(data_.data(), ranges));
+    float* const data = own_.data();
+    for (int64_t i = 0; i < count; ++i) data[i] = Value(rank, i);
+    RETURN_IF_ERROR(operation.ours(data, ranges));
     const Range checked = operation.name == "reduce-scatter" ? ranges[rank] : Range{0, count};
     int64_t wrong = 0;
     for (int owner = 0; owner < ranks; ++owner) {
       for (int64_t i = std::max(checked.begin, ranges[owner].begin);
            i < std::min(checked.end, ranges[owner].end); ++i) {
         const float sum = Value(0, i) * (ranks * (ranks + 1) / 2);
-        wrong += data_[i] != (operation.name == "all-gather" ? Value(owner, i) : sum);
+        wrong += data[i] != (operation.name == "all-gather" ? Value(owner, i) : sum);
       }
     }
     MPI_Allreduce(MPI_IN_PLACE, &wrong, 1, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD);
@@ -231,8 +236,8 @@ class Bench {
   // Seconds of one of `batch` calls, by the slowest rank. Each rank has just written its vector, as
   // a backward pass or an optimizer has: so no call finds what the one before has left in caches.
   template <typename Call>
-  StatusOr<double> Time(int batch, int64_t count, Call call) {
-    std::fill_n(data_.data(), count, 0.0f);
+  StatusOr<double> Time(int batch, float* vector, int64_t count, Call call) {
+    std::fill_n(vector, count, 0.0f);
     MPI_Barrier(MPI_COMM_WORLD);
     const double start = Seconds();
     for (int i = 0; i < batch; ++i) RETURN_IF_ERROR(call());
@@ -251,11 +256,16 @@ class Bench {
     data_.Resize(count);
     copy_.Resize(count);
     received_.Resize(count);
+    if (settings_.plain) {
+      ASSIGN_OR_RETURN(own_, Buffer::Ordinary(count));
+    } else {
+      ASSIGN_OR_RETURN(own_, region_->Allocate(count));
+    }
     Row row;
     row.operation = operation.name;
     row.bytes = bytes;
     ASSIGN_OR_RETURN(row.wrong, Wrong(operation, ranges));
-    const auto ours = [&] { return operation.ours(data_.data(), ranges); };
+    const auto ours = [&] { return operation.ours(own_.data(), ranges); };
     const auto mpi = [&]() -> Status {
       if (operation.mpi(data_.data(), ranges) == MPI_SUCCESS) return OkStatus();
       return absl::InternalError(absl::StrCat("MPI's ", operation.name, " failed"));
@@ -264,17 +274,17 @@ class Bench {
       std::memcpy(copy_.data(), data_.data(), bytes);
       return OkStatus();
     };
-    RETURN_IF_ERROR(Time(1, count, mpi).status());
-    ASSIGN_OR_RETURN(const double first, Time(3, count, mpi));
+    RETURN_IF_ERROR(Time(1, data_.data(), count, mpi).status());
+    ASSIGN_OR_RETURN(const double first, Time(3, data_.data(), count, mpi));
     const int batch = static_cast<int>(std::clamp(kShortestBatchSeconds / first, 1.0, 50.0));
     std::vector<double> times[3], ratios, to_copy;
     for (double start = Seconds(); row.rounds < kMostRounds; ++row.rounds) {
       int enough = row.rounds >= kFewestRounds && Seconds() - start > settings_.seconds;
       MPI_Bcast(&enough, 1, MPI_INT, 0, MPI_COMM_WORLD);
       if (enough) break;
-      ASSIGN_OR_RETURN(const double a, Time(batch, count, ours));
-      ASSIGN_OR_RETURN(const double b, Time(batch, count, mpi));
-      ASSIGN_OR_RETURN(const double c, Time(batch, count, copy));
+      ASSIGN_OR_RETURN(const double a, Time(batch, own_.data(), count, ours));
+      ASSIGN_OR_RETURN(const double b, Time(batch, data_.data(), count, mpi));
+      ASSIGN_OR_RETURN(const double c, Time(batch, data_.data(), count, copy));
       times[0].push_back(a);
       times[1].push_back(b);
       times[2].push_back(c);
@@ -295,6 +305,7 @@ class Bench {
   Communicator* const region_;
   std::vector<Operation> operations_;
   Vector data_, copy_, received_;
+  Buffer own_;  // the region's
 };
 
 bool Parse(int argc, char** argv, Settings* settings) {
@@ -325,6 +336,10 @@ bool Parse(int argc, char** argv, Settings* settings) {
       bytes(&settings->mpi.block_bytes);
     } else if (absl::ConsumePrefix(&text, "--short=")) {
       bytes(&settings->mpi.short_bytes);
+    } else if (absl::ConsumePrefix(&text, "--least-shared=")) {
+      bytes(&settings->mpi.least_shared_bytes);
+    } else if (text == "--plain") {
+      settings->plain = true;
     } else if (text == "--reach") {
       settings->mpi.always_reach = true;
     } else if (text == "--slots") {

@@ -16,6 +16,7 @@
 
 #include "base/range.h"
 #include "base/status.h"
+#include "collectives/buffer.h"
 
 namespace atl {
 
@@ -27,6 +28,11 @@ class Communicator {
   virtual int size() const = 0;
   // "mpi", "inprocess", "nccl".
   virtual std::string backend() const = 0;
+
+  // Zeros for a vector of `count` floats, where the data methods are quickest with it; all ranks
+  // call this, each with a count of its own. Not needed: every method takes any memory of the backend's
+  // kind, and parts of a vector.
+  virtual StatusOr<Buffer> Allocate(int64_t count) { return Buffer::Ordinary(count); }
 
   // Sums `count` floats over the ranks, in place; every rank ends with the same bits. Sends 2
   // (P-1)/P S a rank.

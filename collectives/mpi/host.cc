@@ -86,6 +86,9 @@ StatusOr<std::unique_ptr<Host>> Host::Find(MPI_Comm comm, const MpiOptions& opti
     return nullptr;
   }
   if (options.reach_memory && host->OverOneHost()) RETURN_IF_ERROR(host->TryToReach(local.comm));
+  if (options.share_vectors && host->OverOneHost() && host->ranks_ <= kMostSharing) {
+    host->vectors_ = std::make_shared<SharedVectors>(host->local_rank_);
+  }
   host->exchange_ = std::make_unique<HostExchange>(
       host->segment_->data() + SharedSegment::kReserved, host->local_rank_, host->ranks_,
       host->ExchangeOptions(options, cores, chunk_bytes));
@@ -180,6 +183,11 @@ HostExchangeOptions Host::ExchangeOptions(const MpiOptions& options, int cores,
   exchange.chunk_bytes = chunk_bytes;
   if (options.past_caches_bytes >= 0) exchange.past_caches_bytes = options.past_caches_bytes;
   exchange.peers = peers_.get();
+  exchange.vectors = vectors_.get();
+  if (options.least_shared_bytes >= 0) exchange.least_shared_bytes = options.least_shared_bytes;
+  if (options.past_caches_bytes >= 0) {
+    exchange.gather_past_caches_bytes = options.past_caches_bytes;
+  }
   exchange.always_reach = options.always_reach;
   if (options.block_bytes > 0) exchange.block_bytes = options.block_bytes;
   exchange.short_bytes = short_bytes_;

@@ -7,6 +7,8 @@
 // 3. On one host, host_exchange.h does everything. On several, it makes the sums of vectors of
 //    more than short_bytes, with lines between the hosts; short ones, and all-gathers, which have
 //    nothing to add up on the way, go by messages.
+// 4. Vectors that the communicator allocates (host_vectors.cc) lie in segments of their own, one a
+//    rank, which all ranks of the host map.
 // Thread rule: one call at a time.
 #pragma once
 
@@ -15,25 +17,41 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "base/range.h"
 #include "base/status.h"
+#include "collectives/buffer.h"
 #include "collectives/mpi/host_exchange.h"
 #include "collectives/mpi/host_lines.h"
 #include "collectives/mpi/messages.h"
 #include "collectives/mpi/mpi_communicator.h"
 #include "collectives/mpi/shared_segment.h"
+#include "collectives/mpi/shared_vectors.h"
+#include "collectives/mpi/vector_sums.h"
 
 namespace atl {
 
+using HostSegment = std::shared_ptr<SharedSegment>;
+
 class Host {
  public:
+  // The tables of pages that a rank needs to see all vectors grow with the ranks.
+  static constexpr int kMostSharing = kMostRows;
+
   // All ranks of `comm` call this, and all get a host or all get none: null if memory cannot be
   // shared, if no two ranks share a host, or if a host's ranks are not consecutive, so that rank
   // order would cross from host to host and back. `messages` outlives it.
   static StatusOr<std::unique_ptr<Host>> Find(MPI_Comm comm, const MpiOptions& options,
                                               Messages* messages);
+
+  // What every rank brings, by rank.
+  using Gather = absl::FunctionRef<StatusOr<std::vector<std::string>>(const std::string& own)>;
+  // As in communicator.h. Ordinary memory, said in the log, where this rank or another cannot share
+  // its own; and where that would not pay: on several hosts, and for more than kMostSharing ranks.
+  StatusOr<Buffer> Allocate(int64_t count, Gather gather);
 
   // As in communicator.h; the ranges' union is not empty.
   Status AllReduce(float* data, int64_t count);
@@ -63,7 +81,8 @@ class Host {
   int64_t short_bytes_ = HostExchange::kShortBytes;
   int carriers_ = 1;  // the fewest ranks of any host
   std::unique_ptr<SharedSegment> segment_;
-  std::unique_ptr<PeerMemory> peers_;  // null: not to be reached
+  std::shared_ptr<SharedVectors> vectors_;  // null: none are shared
+  std::unique_ptr<PeerMemory> peers_;       // null: not to be reached
   std::unique_ptr<HostExchange> exchange_;
   std::unique_ptr<HostLines> lines_;  // on carriers, if there are several hosts
 };

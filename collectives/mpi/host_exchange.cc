@@ -190,13 +190,19 @@ void HostExchange::Share(Range whole, int owners) {
 }
 
 Status HostExchange::AllReduce(float* data, int64_t count) {
+  const Range whole = {0, count};
+  ASSIGN_OR_RETURN(const bool shared, MeetInSharedVectors(data, whole));
+  if (shared) {
+    Share(whole, ranks_);
+    SumShared(whole, shares_[rank_], /*write_to_all=*/true);
+    return LeaveSharedVectors();
+  }
   if (IsShort(count)) {
-    const Range whole = {0, count};
     ASSIGN_OR_RETURN(const uint32_t step, ExchangeShort(data, whole));
     SumShort(data, whole, whole, step);
     return OkStatus();
   }
-  Share({0, count}, ranks_);
+  Share(whole, ranks_);
   if (Reaches(count * int64_t{sizeof(float)} >= kLongSumBytes)) {
     return Reach(data, [&] { return SumFromPeers(data, shares_[rank_], /*write_to_all=*/true); });
   }
@@ -215,6 +221,11 @@ Status HostExchange::AllReduce(float* data, int64_t count) {
 Status HostExchange::ReduceScatter(float* data, std::span<const Range> ranges) {
   const Range whole = CheckedUnion(ranges, ranks_);
   if (whole.empty()) return OkStatus();
+  ASSIGN_OR_RETURN(const bool shared, MeetInSharedVectors(data, whole));
+  if (shared) {
+    SumShared(whole, ranges[rank_], /*write_to_all=*/false);
+    return LeaveSharedVectors();
+  }
   if (IsShort(whole.size())) {
     ASSIGN_OR_RETURN(const uint32_t step, ExchangeShort(data, whole));
     SumShort(data, whole, ranges[rank_], step);
@@ -236,6 +247,11 @@ Status HostExchange::ReduceScatter(float* data, std::span<const Range> ranges) {
 Status HostExchange::AllGather(float* data, std::span<const Range> ranges) {
   const Range whole = CheckedUnion(ranges, ranks_);
   if (whole.empty()) return OkStatus();
+  ASSIGN_OR_RETURN(const bool shared, MeetInSharedVectors(data, whole));
+  if (shared) {
+    GatherShared(whole, ranges);
+    return LeaveSharedVectors();
+  }
   if (IsShort(whole.size())) {
     ASSIGN_OR_RETURN(const uint32_t step, ExchangeShort(data, ranges[rank_]));
     for (int from = 0; from < ranks_; ++from) {

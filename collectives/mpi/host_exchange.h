@@ -1,8 +1,15 @@
 // Collectives of the ranks of one host, through memory that they share. No MPI in here.
 //
-// Vectors are ordinary memory that the other ranks cannot see, so parts are copied into slots that
-// all see, chunk by chunk, small enough that a slot stays in the cache between its writer and its
-// reader. Every rank carries out step s for chunk s of every share:
+// Vectors in memory that all ranks see (shared_vectors.h) are added up where they lie:
+// 1. All say where their vectors are, and wait for each other. If one is not in shared memory, the
+//    ranks go on as below.
+// 2. Each adds up its share of all vectors and writes the sum into all; for a reduce-scatter only
+//    into its own. An all-gather is copied from its owners.
+// 3. They wait for each other: nobody's vector is touched any more.
+//
+// Other vectors are ordinary memory that the other ranks cannot see, so parts are copied into slots
+// that all see, chunk by chunk, small enough that a slot stays in the cache between its writer and
+// its reader. Every rank carries out step s for chunk s of every share:
 // 1. Bring: copies its part of each other owner's chunk into a slot of its own for that owner.
 // 2. Sum: the owner adds up the slots and its own part in rank order, into its vector and, for an
 //    all-reduce, into its result slot.
@@ -47,6 +54,7 @@
 #include "base/status.h"
 #include "collectives/mpi/gate.h"
 #include "collectives/mpi/peer_memory.h"
+#include "collectives/mpi/shared_vectors.h"
 
 namespace atl {
 
@@ -62,6 +70,12 @@ struct HostExchangeOptions {
   const PeerMemory* peers = nullptr;
   int64_t block_bytes = 256 << 10;  // read from a peer at a time
   bool always_reach = false;        // for tests: whatever the count of ranks
+  // Null: none are shared. Must outlive the exchange.
+  SharedVectors* vectors = nullptr;
+  // Shorter ones go through slots even so: one meeting instead of two.
+  int64_t least_shared_bytes = int64_t{16} << 10;
+  // All-gathers of shared vectors of at least so many bytes write past the caches.
+  int64_t gather_past_caches_bytes = int64_t{16} << 20;
   // Asked while a rank has to wait, with the local rank it waits for and the seconds so far; an
   // error ends the call.
   std::function<Status(int local_rank, double waited_seconds)> while_waiting;
@@ -129,6 +143,11 @@ class HostExchange {
   struct Gates {
     Gate brought, added, summed, taken, shortly;
     alignas(128) std::atomic<uint64_t> vector;  // its address in the rank's process
+    struct Said {                               // where it is, as a place in a shared vector
+      std::atomic<uint64_t> number;
+      std::atomic<int64_t> offset;
+    };
+    alignas(128) Said said[2];
   };
   // The call under way.
   struct Call {
@@ -158,6 +177,13 @@ class HostExchange {
   Status ReadFromOwners(float* data, std::span<const Range> ranges);
   Status SumFromPeers(float* data, Range own, bool write_to_all);
   uint64_t AddressOf(int local_rank, int64_t element) const;
+
+  // Whether all ranks' vectors lie in one shared vector; then seen_ has the first element of each,
+  // and nobody leaves before LeaveSharedVectors().
+  StatusOr<bool> MeetInSharedVectors(float* data, Range whole);
+  Status LeaveSharedVectors();
+  void SumShared(Range whole, Range own, bool write_to_all);
+  void GatherShared(Range whole, std::span<const Range> ranges);
   Status AddToPartial(const Call& call, const OverHosts& what, uint32_t step, OtherHosts& others);
   Status FreeResultSlot(const Call& call, uint32_t step, OtherHosts& others);
   Status TakeWanted(const Call& call, const OverHosts& what, uint32_t step);
@@ -185,7 +211,9 @@ class HostExchange {
   uint32_t short_step_ = 0;  // the same, of short vectors
   std::vector<Range> shares_;
   std::vector<const float*> rows_;
-  Pages blocks_;  // what peers' memory was read into
+  std::vector<float*> sums_;
+  std::vector<float*> seen_;  // the call's vectors, by rank
+  Pages blocks_;              // what peers' memory was read into
 };
 
 }  // namespace atl

@@ -54,6 +54,12 @@ class MpiCommunicator : public Communicator {
   int size() const override { return size_; }
   std::string backend() const override { return "mpi"; }
 
+  StatusOr<Buffer> Allocate(int64_t count) override {
+    CHECK_GE(count, 0);
+    if (host_ == nullptr) return Buffer::Ordinary(count);
+    return host_->Allocate(count, [this](const std::string& own) { return AllGatherBytes(own); });
+  }
+
   Status AllReduce(float* data, int64_t count) override {
     CHECK_GE(count, 0);
     if (count == 0) return OkStatus();

@@ -20,13 +20,16 @@ struct MpiOptions {
   bool share_memory = true;
   // ... and, where the system lets them, read and write each other's vectors where they lie.
   bool reach_memory = true;
+  // ... and get vectors from Allocate() that all of them see.
+  bool share_vectors = true;
   // For tests and measurements; each the same on all ranks, none changes a bit of the result.
-  int pretended_hosts = 0;         // > 0: take the ranks for spread evenly over so many hosts
-  int64_t chunk_bytes = 0;         // > 0: of shared slots, instead of the rule; a multiple of 64
-  bool always_reach = false;       // whatever the count of ranks
-  int64_t block_bytes = 0;         // > 0: read from a peer at a time
-  int64_t short_bytes = -1;        // >= 0: vectors up to here go in one step; at most 64 KiB
-  int64_t past_caches_bytes = -1;  // >= 0: vectors from here on are written past the caches
+  int pretended_hosts = 0;          // > 0: take the ranks for spread evenly over so many hosts
+  int64_t chunk_bytes = 0;          // > 0: of shared slots, instead of the rule; a multiple of 64
+  bool always_reach = false;        // whatever the count of ranks
+  int64_t block_bytes = 0;          // > 0: read from a peer at a time
+  int64_t short_bytes = -1;         // >= 0: vectors up to here go in one step; at most 64 KiB
+  int64_t least_shared_bytes = -1;  // >= 0: shared vectors up to here go through slots even so
+  int64_t past_caches_bytes = -1;   // >= 0: vectors from here on are written past the caches
 };
 
 // All processes that mpirun started together, as a duplicate of MPI_COMM_WORLD: all of them call

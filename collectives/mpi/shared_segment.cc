@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,6 +37,13 @@ StatusOr<std::unique_ptr<SharedSegment>> SharedSegment::Create(int64_t bytes) {
   address.bytes = bytes;
   if (getrandom(address.name, sizeof address.name, 0) != sizeof address.name) {
     return ErrnoError(errno, "cannot draw a name for the shared segment");
+  }
+  // Else a file beyond the limit would end the process by a signal.
+  rlimit largest = {};
+  if (getrlimit(RLIMIT_FSIZE, &largest) == 0 && static_cast<uint64_t>(bytes) > largest.rlim_cur) {
+    return absl::ResourceExhaustedError(absl::StrCat("a shared segment of ", bytes,
+                                                     " bytes is more than the limit on files of ",
+                                                     largest.rlim_cur, " bytes (ulimit -f)"));
   }
   const int fd = memfd_create("atoll-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return ErrnoError(errno, "cannot make a shared segment");
@@ -82,7 +90,12 @@ Status SharedSegment::Map() {
 
 SharedSegment::~SharedSegment() {
   if (data_ != nullptr) munmap(data_, address_.bytes);
-  close(fd_);
+  Close();
+}
+
+void SharedSegment::Close() {
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
 }
 
 Status SharedSegment::Hold(int rank) {

@@ -43,6 +43,9 @@ class SharedSegment {
   const SegmentAddress& address() const { return address_; }
   char* data() const { return data_; }
 
+  // Closes the file: nobody opens or holds it any more; what is mapped stays.
+  void Close();
+
   // This process is rank `rank` of the host from now on.
   Status Hold(int rank);
   // Whether another process holds `rank`.
@@ -52,7 +55,7 @@ class SharedSegment {
   SharedSegment(int fd, const SegmentAddress& address) : fd_(fd), address_(address) {}
   Status Map();
 
-  const int fd_;
+  int fd_;
   SegmentAddress address_;
   char* data_ = nullptr;
 };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/log.h"
+
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -13,7 +15,7 @@ namespace {
 // Stays in the first-level cache beside a row's block.
 constexpr int64_t kBlock = 1024;
 
-// sum may be a or b: each element is read before it is written, hence ivdep.
+// sum and copy may be a and b: each element is read before it is written, hence ivdep.
 [[gnu::always_inline]] inline void Add(const float* a, const float* b, int64_t count, float* sum) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) sum[i] = a[i] + b[i];
@@ -69,6 +71,24 @@ void SumRows(const float* const* rows, int row_count, int64_t count, float* sum,
   if (has_avx2) return SumBlocksAvx2(rows, row_count, count, sum, copy);
 #endif
   SumBlocks(rows, row_count, count, sum, copy);
+}
+
+void SumRowsIntoAll(const float* const* rows, int row_count, int64_t count, float* const* sums,
+                    int sum_count) {
+  if (sum_count <= 2) {
+    return SumRows(rows, row_count, count, sums[0], sum_count == 2 ? sums[1] : nullptr);
+  }
+  CHECK_LE(row_count, kMostRows);
+  float block[kBlock];
+  const float* parts[kMostRows];
+  for (int64_t done = 0; done < count; done += kBlock) {
+    const int64_t size = std::min(kBlock, count - done);
+    for (int row = 0; row < row_count; ++row) parts[row] = rows[row] + done;
+    SumRows(parts, row_count, size, block, nullptr);
+    for (int i = 0; i < sum_count; ++i) {
+      std::memcpy(sums[i] + done, block, size * sizeof(float));
+    }
+  }
 }
 
 void CopyPastCaches(float* to, const float* from, int64_t count) {

@@ -18,6 +18,7 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -77,6 +78,21 @@ class NcclCommunicator : public Communicator {
   int rank() const override { return control_.rank(); }
   int size() const override { return control_.size(); }
   std::string backend() const override { return "nccl"; }
+
+  // Device memory, which is what the data methods take.
+  StatusOr<Buffer> Allocate(int64_t count) override {
+    CHECK_GE(count, 0);
+    RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device_), "choosing the GPU"));
+    const size_t bytes = std::max<int64_t>(count, 1) * sizeof(float);
+    void* memory = nullptr;
+    RETURN_IF_ERROR(CudaStatus(cudaMalloc(&memory, bytes), "allocating a vector"));
+    Buffer buffer(static_cast<float*>(memory), count, /*shared=*/false, [memory, device = device_] {
+      cudaSetDevice(device);
+      cudaFree(memory);
+    });
+    RETURN_IF_ERROR(CudaStatus(cudaMemset(memory, 0, bytes), "zeroing a vector"));
+    return buffer;
+  }
 
   Status AllReduce(float* data, int64_t count) override {
     CHECK_GE(count, 0);

@@ -4,10 +4,12 @@
 #include <bit>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "collectives/agreement.h"
 #include "collectives/queue.h"
@@ -23,6 +25,32 @@ class HostMemoryImpl : public VectorMemory {
   void Read(const float* from, float* host, int64_t count) override {
     std::copy_n(from, count, host);
   }
+};
+
+// What the communicator gives.
+class AllocatedMemory : public VectorMemory {
+ public:
+  AllocatedMemory(Communicator& communicator, VectorMemory* access)
+      : communicator_(communicator), access_(access) {}
+  float* Allocate(int64_t count) override {
+    auto buffer = communicator_.Allocate(count);
+    CHECK(buffer.ok()) << buffer.status();
+    float* const data = buffer->data();
+    buffers_[data] = *std::move(buffer);
+    return data;
+  }
+  void Free(float* data) override { CHECK_EQ(buffers_.erase(data), 1u); }
+  void Write(float* to, const float* host, int64_t count) override {
+    access_->Write(to, host, count);
+  }
+  void Read(const float* from, float* host, int64_t count) override {
+    access_->Read(from, host, count);
+  }
+
+ private:
+  Communicator& communicator_;
+  VectorMemory* const access_;
+  std::map<float*, Buffer> buffers_;
 };
 
 // What rank `rank` brings to test `seed`: any rank can compute it, so references need no messages.
@@ -81,7 +109,9 @@ class Battery {
  public:
   Battery(Communicator& communicator, VectorMemory* memory, const BatteryOptions& options)
       : communicator_(communicator),
-        memory_(memory),
+        access_(memory),
+        allocated_(communicator, memory),
+        memory_(options.allocate ? &allocated_ : memory),
         options_(options),
         rank_(communicator.rank()),
         ranks_(communicator.size()) {}
@@ -102,6 +132,7 @@ class Battery {
     if (options_.oversized_message) OversizedMessage();
     Queue();
     Mixture();
+    Places();
     for (int i = 0; i < 20; ++i) Succeeds(communicator_.Barrier(), "Barrier");
     return std::move(result_);
   }
@@ -364,6 +395,55 @@ class Battery {
     }
   }
 
+  // Vectors that lie in what Allocate() gave on some ranks and elsewhere on others, in different
+  // ones and at different places of them, and in ones that some ranks have given back.
+  void Places() {
+    constexpr int64_t kRoom = 40000;
+    std::vector<Buffer> buffers;
+    for (int i = 0; i < 2; ++i) {
+      auto buffer = communicator_.Allocate(kRoom + (i == 1 ? 1000 * rank_ : 0));
+      Succeeds(buffer.status(), "Allocate");
+      if (!buffer.ok()) return;
+      buffers.push_back(*std::move(buffer));
+      std::vector<float> host(kRoom, 1.0f);
+      access_->Read(buffers[i].data(), host.data(), kRoom);
+      Expect(std::all_of(host.begin(), host.end(), [](float value) { return value == 0; }),
+             "Allocate gives zeros");
+    }
+    float* const elsewhere = access_->Allocate(kRoom);
+    const bool odd = rank_ % 2 == 1;
+    for (const int64_t size : {1, 5000, 30000}) {
+      AllReduceAt(buffers[0].data(), size, "all at the beginning");
+      AllReduceAt(buffers[0].data() + 3 + 16 * rank_, size, "each at another place");
+      AllReduceAt(buffers[1].data() + 999 * rank_, size, "in buffers of different lengths");
+      AllReduceAt(rank_ == 0 ? buffers[0].data() : elsewhere, size, "of one rank in a buffer");
+      AllReduceAt(rank_ == 0 ? elsewhere : buffers[1].data(), size, "of one rank elsewhere");
+      AllReduceAt(buffers[odd].data(), size, "in different buffers");
+      AllReduceAt(buffers[1].data() + kRoom + 1000 * rank_ - size, size, "all at the end");
+    }
+    if (odd) {  // the others keep theirs
+      buffers[0] = Buffer();
+      AllReduceAt(buffers[1].data(), 30000, "after a buffer was given back");
+      AllReduceAt(elsewhere, 30000, "in a buffer that others have given back");
+    } else {
+      AllReduceAt(buffers[1].data(), 30000, "after a buffer was given back");
+      AllReduceAt(buffers[0].data(), 30000, "in a buffer that others have given back");
+    }
+    access_->Free(elsewhere);
+  }
+
+  void AllReduceAt(float* data, int64_t size, const std::string& where) {
+    const std::string what = absl::StrCat("AllReduce of ", size, ", ", where);
+    const uint64_t seed = ++seed_;
+    std::vector<float> host(size);
+    for (int64_t i = 0; i < size; ++i) host[i] = Input(seed, rank_, i);
+    access_->Write(data, host.data(), size);
+    Succeeds(communicator_.AllReduce(data, size), what);
+    access_->Read(data, host.data(), size);
+    ExpectSums(host, {0, size}, SumOfInputs(seed, size), what);
+    ExpectSameEverywhere(host, what);
+  }
+
   void ExpectGathered(const std::vector<float>& values, const std::vector<Range>& ranges,
                       uint64_t seed, const std::string& what) {
     bool good = true;
@@ -376,6 +456,8 @@ class Battery {
   }
 
   Communicator& communicator_;
+  VectorMemory* const access_;
+  AllocatedMemory allocated_;
   VectorMemory* const memory_;
   const BatteryOptions options_;
   const int rank_;

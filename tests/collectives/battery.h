@@ -30,6 +30,9 @@ struct BatteryOptions {
   std::vector<int64_t> sizes = {0, 1, 255, 256, 1000, 16384, 1000003};
   // Sums must be ((rank 0 + rank 1) + rank 2) + ... to the bit, not only up to rounding.
   bool sums_in_rank_order = false;
+  // Vectors come from the communicator's Allocate(), which must give memory that `memory` reads and
+  // writes.
+  bool allocate = false;
   // Also send a control message of more than kMaxControlBytes, which must be refused everywhere.
   bool oversized_message = false;
 };

@@ -40,20 +40,61 @@ class HostMemoryBlock {
   char* data_;
 };
 
+// What the ranks see of each other's vectors. Outlives all of them: in processes, what a rank has
+// mapped stays when another gives its own back.
+class VectorsOfHost {
+ public:
+  float* Make(int64_t count) {
+    MutexLock lock(&mutex_);
+    return vectors_.emplace_back(count).data();
+  }
+
+ private:
+  Mutex mutex_;
+  std::deque<std::vector<float>> vectors_ ABSL_GUARDED_BY(mutex_);
+};
+
 // Vectors through the exchange, control messages through another communicator.
 class ThreadOfHost : public Communicator {
  public:
-  ThreadOfHost(Communicator* control, char* memory, const HostExchangeOptions& options)
-      : control_(control), exchange_(memory, control->rank(), control->size(), options) {}
+  ThreadOfHost(Communicator* control, char* memory, VectorsOfHost* vectors,
+               HostExchangeOptions options)
+      : control_(control),
+        vectors_of_host_(vectors),
+        shared_(std::make_shared<SharedVectors>(control->rank())) {
+    options.vectors = shared_.get();
+    exchange_ = std::make_unique<HostExchange>(memory, control->rank(), control->size(), options);
+  }
+  StatusOr<Buffer> Allocate(int64_t count) override {
+    float* const data = vectors_of_host_->Make(count + 1);
+    struct Told {
+      char* start;
+      int64_t bytes;
+    } told = {reinterpret_cast<char*>(data), (count + 1) * int64_t{sizeof(float)}};
+    ASSIGN_OR_RETURN(const auto all, control_->AllGatherBytes(std::string(
+                                         reinterpret_cast<const char*>(&told), sizeof told)));
+    std::vector<char*> starts;
+    std::vector<int64_t> bytes;
+    for (const std::string& text : all) {
+      std::memcpy(&told, text.data(), sizeof told);
+      starts.push_back(told.start);
+      bytes.push_back(told.bytes);
+    }
+    const uint64_t number = shared_->Add(std::move(starts), std::move(bytes));
+    return Buffer(data, count, /*shared=*/true,
+                  [shared = shared_, number] { shared->Remove(number); });
+  }
   int rank() const override { return control_->rank(); }
   int size() const override { return control_->size(); }
   std::string backend() const override { return "host exchange"; }
-  Status AllReduce(float* data, int64_t count) override { return exchange_.AllReduce(data, count); }
+  Status AllReduce(float* data, int64_t count) override {
+    return exchange_->AllReduce(data, count);
+  }
   Status ReduceScatter(float* data, std::span<const Range> ranges) override {
-    return exchange_.ReduceScatter(data, ranges);
+    return exchange_->ReduceScatter(data, ranges);
   }
   Status AllGather(float* data, std::span<const Range> ranges) override {
-    return exchange_.AllGather(data, ranges);
+    return exchange_->AllGather(data, ranges);
   }
   Status Broadcast(std::string* bytes, int root) override {
     return control_->Broadcast(bytes, root);
@@ -65,7 +106,9 @@ class ThreadOfHost : public Communicator {
 
  private:
   Communicator* const control_;
-  HostExchange exchange_;
+  VectorsOfHost* const vectors_of_host_;
+  const std::shared_ptr<SharedVectors> shared_;
+  std::unique_ptr<HostExchange> exchange_;
 };
 
 void RunOnThreads(int count, const std::function<void(int)>& body) {
@@ -74,15 +117,17 @@ void RunOnThreads(int count, const std::function<void(int)>& body) {
   for (auto& thread : threads) thread.join();
 }
 
-void PassTheBattery(int ranks, const HostExchangeOptions& options) {
+void PassTheBattery(int ranks, const HostExchangeOptions& options, bool allocate = false) {
   const HostMemoryBlock memory(ranks, options.chunk_bytes);
   const auto group = MakeInProcessGroup(ranks);
   BatteryOptions battery;
   battery.sums_in_rank_order = true;
+  battery.allocate = allocate;
   battery.sizes = {0, 1, 255, 256, 1000, 16384, 50003};
+  VectorsOfHost vectors;
   std::vector<BatteryResult> results(ranks);
   RunOnThreads(ranks, [&](int rank) {
-    ThreadOfHost communicator(group[rank].get(), memory.data(), options);
+    ThreadOfHost communicator(group[rank].get(), memory.data(), &vectors, options);
     results[rank] = RunBattery(communicator, HostMemory(), battery);
   });
   for (const BatteryResult& result : results) {
@@ -124,6 +169,20 @@ TEST_P(HostExchangeBattery, PassesWhenVectorsAreReachedWhereTheyLie) {
   options.peers = &peers;
   options.always_reach = true;
   PassTheBattery(GetParam(), options);
+}
+
+TEST_P(HostExchangeBattery, PassesOnVectorsThatAllSee) {
+  HostExchangeOptions options;
+  options.chunk_bytes = 4096;
+  options.least_shared_bytes = 0;
+  PassTheBattery(GetParam(), options, /*allocate=*/true);
+}
+
+TEST_P(HostExchangeBattery, PassesOnVectorsThatAllSeeWhereTheLongOnesAreGatheredPastTheCaches) {
+  HostExchangeOptions options;
+  options.chunk_bytes = 4096;
+  options.gather_past_caches_bytes = 4096;
+  PassTheBattery(GetParam(), options, /*allocate=*/true);
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, HostExchangeBattery, testing::Values(2, 3, 5));

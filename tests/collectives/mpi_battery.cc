@@ -5,6 +5,9 @@
 // --slots: as if they could not reach each other's memory.
 // --steps: every vector, however short, goes through slots in many steps, past the caches.
 // --reach: every vector, however short, is read where it lies, in many blocks.
+// --shared: every vector, however short, is allocated by the communicator and summed where it lies,
+//   past the caches.
+// --allocated: vectors are allocated by the communicator, otherwise as in use.
 // The battery checks sums to the bit, so all of these give the same bits.
 #include <cstdio>
 #include <string>
@@ -24,6 +27,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   atl::MpiOptions mpi;
+  bool shared = false;
   atl::BatteryOptions options;
   options.sums_in_rank_order = true;
   for (int i = 1; i < argc; ++i) {
@@ -40,6 +44,13 @@ int main(int argc, char** argv) {
       mpi.block_bytes = 1024;
       mpi.always_reach = true;
       options.sizes = {0, 1, 255, 256, 1000, 16384, 100003};
+    } else if (flag == "--shared") {
+      shared = true;
+      mpi.least_shared_bytes = 0;
+      mpi.past_caches_bytes = 0;
+      options.allocate = true;
+    } else if (flag == "--allocated") {
+      options.allocate = true;
     } else if (flag == "--steps") {
       mpi.reach_memory = false;
       mpi.short_bytes = 0;
@@ -56,6 +67,7 @@ int main(int argc, char** argv) {
   {
     auto communicator = atl::MakeMpiCommunicator(mpi);
     if (!communicator.ok()) (*environment)->Abort(1);
+    if (shared && !(*communicator)->Allocate(1).value().shared()) (*environment)->Abort(1);
     options.oversized_message = (*communicator)->size() == 2;
     const atl::BatteryResult result = atl::RunBattery(**communicator, atl::HostMemory(), options);
     for (const std::string& failure : result.failures) {

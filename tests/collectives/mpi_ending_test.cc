@@ -38,4 +38,12 @@ TEST(RegionOfProcesses, EndsWhenOneRankIsKilledWhileAnotherWaitsForItInSharedMem
   EXPECT_EQ(ExitCodeOfRegion("in_sum"), 128 + SIGKILL);
 }
 
+TEST(RegionOfProcesses, EndsWhenOneRankIsKilledWhileAnotherWaitsForItsSharedVector) {
+  EXPECT_EQ(ExitCodeOfRegion("in_shared_sum"), 128 + SIGKILL);
+}
+
+TEST(RegionOfProcesses, EndsWhenOneRankIsKilledInsteadOfAllocating) {
+  EXPECT_EQ(ExitCodeOfRegion("in_allocate"), 128 + SIGKILL);
+}
+
 }  // namespace
