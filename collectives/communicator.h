@@ -30,8 +30,8 @@ class Communicator {
   virtual std::string backend() const = 0;
 
   // Zeros for a vector of `count` floats, where the data methods are quickest with it; all ranks
-  // call this, each with a count of its own. Not needed: every method takes any memory of the backend's
-  // kind, and parts of a vector.
+  // call this, each with a count of its own. Not needed: every method takes any memory of the
+  // backend's kind, and parts of a vector.
   virtual StatusOr<Buffer> Allocate(int64_t count) { return Buffer::Ordinary(count); }
 
   // Sums `count` floats over the ranks, in place; every rank ends with the same bits. Sends 2

@@ -1,8 +1,8 @@
 // Vectors that all ranks see where they lie: see host_exchange.h.
 //
 // Where a rank's vector is, is said in one of two halves, for even and odd steps. Why a half is
-// free at step s: no rank leaves step s-1 before all have come to it, and who has come to it has read
-// what was said at step s-2.
+// free at step s: no rank leaves step s-1 before all have come to it, and who has come to it has
+// read what was said at step s-2.
 #include <algorithm>
 #include <cstring>
 
