@@ -35,7 +35,7 @@ namespace atl::wan {
 
 #ifdef ATOLL_WATCHED
 inline constexpr int kFlood = 5000;  // sanitizers are slow, and have memory of their own
-inline constexpr size_t kRoom = std::numeric_limits<size_t>::max();
+inline constexpr size_t kRoom = std::numeric_limits<size_t>::max() / 2;  // is added to
 #else
 inline constexpr int kFlood = 400000;
 inline constexpr size_t kRoom = 16 << 20;

@@ -58,6 +58,9 @@ constexpr int kUnusedBeforeForgetting = 5;
 constexpr double kForgetting = 0.02;
 // Routes change: a delay that was not seen again moves up by the rest of that each time.
 constexpr double kDelayMemory = 0.8;
+// What an open limit is hoped to carry, of what is believed.
+constexpr double kHopes[] = {1.4, 2.2, 3};
+constexpr int kMostPatience = 100;
 constexpr int kMostRotations = 8;
 
 bool Good(const LinkReport& report, int members) {
@@ -110,6 +113,7 @@ struct LinkModel::Flow {
   double paced = 0;
   bool fell_short = false;
   bool kept_up = false;
+  bool held_up = false;  // to be explained
   bool explained = false;
 };
 
@@ -134,32 +138,23 @@ class LinkModel::Round {
       }
       flows_.push_back(flow);
     }
-    full_.assign(uses_.size(), 0);
   }
 
-  // Step 2.
+  // Steps 2 and 6.
   void Explain() {
-    while (true) {
-      int best = -1;
-      double best_price = kInfinity;
-      for (int l = 0; l < static_cast<int>(uses_.size()); ++l) {
-        const double weight = full_[l] > 0 ? 0 : Explains(l);
-        if (weight <= 0) continue;
-        const double price = Surprise(l) / weight;
-        if (price >= best_price) continue;
-        best_price = price;
-        best = l;
-      }
-      if (best < 0) return;
-      for (const int f : uses_[best]) {
-        if (!Fits(best, flows_[f])) continue;
-        flows_[f].explained = true;
-        ++full_[best];
-      }
+    for (Flow& flow : flows_) flow.held_up = flow.fell_short;
+    full_.assign(uses_.size(), 0);
+    Explain(full_);
+    for (Flow& flow : flows_) flow.held_up = !flow.kept_up;
+    explains_ = full_;
+    for (size_t l = 0; l < uses_.size(); ++l) {
+      if (full_[l] == 0) continue;
+      for (const int f : uses_[l]) flows_[f].explained = true;
     }
+    Explain(explains_);
   }
 
-  // Steps 3 to 5.
+  // Steps 3 to 6.
   void Learn() {
     for (size_t l = 0; l < uses_.size(); ++l) {
       Limit& limit = model_.limits_[l];
@@ -167,6 +162,8 @@ class LinkModel::Round {
         Forget(limit);
         continue;
       }
+      Hope(limit, carried_[l], explains_[l] > 0);
+      limit.met = limit.met || (full_[l] > 0 && PacedFellShort(uses_[l]));
       limit.proven = std::max(carried_[l], limit.proven * (1 - kForgetting));
       if (full_[l] > 0) {
         const bool fell = Meet(limit, carried_[l], full_[l]);
@@ -178,12 +175,34 @@ class LinkModel::Round {
   }
 
  private:
-  // Fell short, and could have met this limit.
+  // Counts for each limit the flows that are held up and that it explains.
+  void Explain(std::vector<int>& counts) {
+    while (true) {
+      int best = -1;
+      double best_price = kInfinity;
+      for (int l = 0; l < static_cast<int>(uses_.size()); ++l) {
+        const double weight = counts[l] > 0 ? 0 : Explains(l);
+        if (weight <= 0) continue;
+        const double price = Surprise(l) / weight;
+        if (price >= best_price) continue;
+        best_price = price;
+        best = l;
+      }
+      if (best < 0) return;
+      for (const int f : uses_[best]) {
+        if (!Fits(best, flows_[f])) continue;
+        flows_[f].explained = true;
+        ++counts[best];
+      }
+    }
+  }
+
+  // Is held up, and could have met this limit.
   bool Fits(int limit, const Flow& flow) const {
-    if (!flow.fell_short) return false;
+    if (!flow.held_up) return false;
     double largest = 0;
     for (const int f : uses_[limit]) {
-      if (flows_[f].fell_short) largest = std::max(largest, flows_[f].rate);
+      if (flows_[f].held_up) largest = std::max(largest, flows_[f].rate);
     }
     return flow.rate >= kFairShare * largest;
   }
@@ -191,23 +210,23 @@ class LinkModel::Round {
   // How many flows that nothing explains yet would be explained; 0 if the limit cannot be full.
   double Explains(int limit) const {
     double traffic = 0;
-    double fell_short = 0;
+    double held_up = 0;
     double explained = 0;
     double again = 0;
     for (const int f : uses_[limit]) {
       const Flow& flow = flows_[f];
       const double wanted = std::max(flow.paced, flow.rate);
       traffic += wanted;
-      if (flow.fell_short) fell_short += wanted;
+      if (flow.held_up) held_up += wanted;
       if (!Fits(limit, flow)) continue;
       (flow.explained ? again : explained) += 1;
     }
-    if (explained <= 0 || fell_short < kMostOfIt * traffic) return 0;
+    if (explained <= 0 || held_up < kMostOfIt * traffic) return 0;
     return explained + kAgain * again;
   }
 
   double Surprise(int limit) const {
-    const double belief = *model_.limits_[limit].belief;
+    const double belief = model_.limits_[limit].belief;
     const double proven = model_.limits_[limit].proven;
     const double carried = std::max(carried_[limit], 1.0);
     const auto change = [&](double from) {
@@ -220,13 +239,9 @@ class LinkModel::Round {
     if (!pair && uses_[limit].size() == 1 && model_.members() > 2) surprise += kLonely;
     if (std::isfinite(belief)) return surprise + kKnown + change(belief);
     if (pair) return surprise + kNewPair;
-    const double other = *model_.limits_[OtherWay(limit)].belief;
+    const double other = model_.limits_[model_.OtherWay(limit)].belief;
     const double like = std::isfinite(other) ? kLikeOtherWay + change(other) : kNewLine;
     return surprise + std::min(kNewLine, like);
-  }
-
-  int OtherWay(int line) const {
-    return line < model_.members() ? line + model_.members() : line - model_.members();
   }
 
   // What these flows proved elsewhere was before a limit of theirs fell.
@@ -241,7 +256,7 @@ class LinkModel::Round {
   // Whether the limit is clearly lower than was believed.
   bool Meet(Limit& limit, double carried, int flows) {
     limit.unused = 0;
-    double& belief = *limit.belief;
+    double& belief = limit.belief;
     if (std::isinf(belief)) {
       belief = carried;
       return false;
@@ -262,7 +277,7 @@ class LinkModel::Round {
   void Carry(Limit& limit, int l) {
     limit.unused = 0;
     limit.doubted = false;
-    double& belief = *limit.belief;
+    double& belief = limit.belief;
     if (std::isinf(belief)) return;
     const double carried = carried_[l];
     bool all_kept_up = true;
@@ -275,16 +290,38 @@ class LinkModel::Round {
     belief += (large ? 1 : all_kept_up ? kProven : kMemory) * (carried - belief);
   }
 
+  bool PacedFellShort(const std::vector<int>& flows) const {
+    return std::any_of(flows.begin(), flows.end(),
+                       [&](int f) { return flows_[f].fell_short && flows_[f].paced > 0; });
+  }
+
+  // Step 6.
+  void Hope(Limit& limit, double carried, bool explains) {
+    if (explains) {
+      // Patience grows if it had been hoped to carry more.
+      if (limit.open > limit.patience) {
+        limit.patience = std::min(2 * limit.patience + 2, kMostPatience);
+      }
+      limit.open = 0;
+      return;
+    }
+    const bool more = carried > limit.belief * (1 + kSmallChange);
+    if (carried < kTried * limit.belief || (limit.met && !more)) return;
+    limit.met = false;
+    ++limit.open;
+  }
+
   void Forget(Limit& limit) {
     limit.doubted = false;
-    if (++limit.unused > kUnusedBeforeForgetting) *limit.belief *= 1 + kForgetting;
+    if (++limit.unused > kUnusedBeforeForgetting) limit.belief *= 1 + kForgetting;
   }
 
   LinkModel& model_;
   std::vector<Flow> flows_;
   std::vector<std::vector<int>> uses_;  // by limit: its flows
   std::vector<double> carried_;         // by limit
-  std::vector<int> full_;               // by limit: how many flows say that it is full
+  std::vector<int> full_;               // by limit: how many flows that fell short say so
+  std::vector<int> explains_;           // the same, and those that stood in a queue
 };
 
 LinkModel::LinkModel(std::vector<std::string> names)
@@ -293,9 +330,9 @@ LinkModel::LinkModel(std::vector<std::string> names)
   const int n = members();
   limits_.resize(2 * n + n * n);
   for (int i = 0; i < n; ++i) {
-    limits_[UpOf(i)].belief = &matrix_.up[i];
-    limits_[DownOf(i)].belief = &matrix_.down[i];
-    for (int j = 0; j < n; ++j) limits_[PairOf(i, j)].belief = &matrix_.rate(i, j);
+    limits_[UpOf(i)].planned = &matrix_.up[i];
+    limits_[DownOf(i)].planned = &matrix_.down[i];
+    for (int j = 0; j < n; ++j) limits_[PairOf(i, j)].planned = &matrix_.rate(i, j);
   }
 }
 
@@ -309,11 +346,24 @@ void LinkModel::Observe(const std::vector<LinkReport>& reports) {
   Round round(*this, good);
   round.Explain();
   round.Learn();
+  for (int l = 0; l < static_cast<int>(limits_.size()); ++l) {
+    const Limit& limit = limits_[l];
+    const int hopes = std::min<int>(limit.open - limit.patience, std::size(kHopes));
+    const double hoped = limit.belief * (hopes > 0 ? kHopes[hopes - 1] : 1);
+    *limit.planned = std::max(limit.belief, std::min(hoped, limits_[OtherWay(l)].belief));
+  }
+}
+
+int LinkModel::OtherWay(int limit) const {
+  const int n = members();
+  if (limit < 2 * n) return limit < n ? limit + n : limit - n;
+  const int pair = limit - 2 * n;
+  return PairOf(pair % n, pair / n);
 }
 
 void LinkModel::ObserveReach(const std::vector<LinkReport>& reports) {
   for (const LinkReport& report : reports) {
-    double& rate = matrix_.rate(report.from, report.to);
+    double& rate = limits_[PairOf(report.from, report.to)].belief;
     if (!report.reachable) {
       rate = 0;
     } else if (rate <= 0) {

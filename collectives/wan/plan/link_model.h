@@ -7,9 +7,11 @@
 // it met follows from who else fell short: all of a sender's links - its up; all links into a
 // receiver - its down; else the pair. Estimates move quickly down when several reports agree, are
 // not moved by single outliers, and are the same function of the same reports in the same order.
-// Only what was carried is believed; what more there may be is found by senders that pace above the
-// plan (PaceGain), because a belief that is only hoped for moves shares, and costs time wherever it
-// is wrong.
+// What was carried is believed; what more there may be is found by senders that pace above the plan
+// (PaceGain), because a belief that is only hoped for moves shares, and costs time wherever it is
+// wrong. The exception is a limit that carried all that it is believed to carry while others explain
+// every flow that was held up: nothing says that it is so low, and pacing can't show more as long
+// as those others are full. It is hoped to carry more, so that the next plan tries it.
 //
 // In steps, for the reports of one operation:
 // 1. What every up, down and pair carried: the sum of its flows' rates.
@@ -22,11 +24,16 @@
 //    part of the way.
 // 4. A limit that is not full is at least what it carried.
 // 5. What was not used for long is slowly forgotten, so that it is tried again some day.
+// 6. A flow that did not fall short but whose bytes stood in a queue is explained like the others.
+//    A limit that was used to what is believed and explains nothing, twice, is hoped to carry more,
+//    up to what its other direction carries, and still more the next time. A hope that failed is
+//    not tried again for twice as long, and never where paced flows have met the limit.
 //
 // Pure; thread rule: one thread at a time.
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -93,7 +100,7 @@ class LinkModel {
   // Reports of one operation: at most one an ordered pair; those of some members may be missing.
   // Numbers that cannot be (not finite, below 0, members out of range) are left out.
   void Observe(const std::vector<LinkReport>& reports);
-  // Current belief. Members and pairs of which nothing is known have no limits.
+  // What plans are made from. Members and pairs of which nothing is known have no limits.
   const LinkMatrix& matrix() const { return matrix_; }
   // Something has been learned about the lines of all members.
   bool complete() const;
@@ -101,10 +108,14 @@ class LinkModel {
  private:
   // An up, a down or a pair.
   struct Limit {
-    double* belief = nullptr;  // in matrix_; infinity: nothing is known
-    double proven = 0;         // what it carried not long ago
-    int unused = 0;            // operations in a row
-    bool doubted = false;      // fell short once, by the word of a single flow
+    double* planned = nullptr;  // in matrix_: what is believed, or hoped
+    double belief = std::numeric_limits<double>::infinity();  // nothing is known
+    double proven = 0;                                        // what it carried not long ago
+    int unused = 0;                                           // operations in a row
+    bool doubted = false;  // fell short once, by the word of a single flow
+    int open = 0;          // operations in a row in which it was used up and explained nothing
+    bool met = false;      // full, by the word of flows that were paced: not hoped to be more
+    int patience = 1;      // so many of them are not enough to hope
   };
   struct Flow;
   class Round;
@@ -113,6 +124,7 @@ class LinkModel {
   int UpOf(int member) const { return member; }
   int DownOf(int member) const { return members() + member; }
   int PairOf(int from, int to) const { return 2 * members() + from * members() + to; }
+  int OtherWay(int limit) const;
   void ObserveReach(const std::vector<LinkReport>& reports);
   void ObserveDelays(const std::vector<LinkReport>& reports);
 
