@@ -7,11 +7,11 @@
 // it met follows from who else fell short: all of a sender's links - its up; all links into a
 // receiver - its down; else the pair. Estimates move quickly down when several reports agree, are
 // not moved by single outliers, and are the same function of the same reports in the same order.
-// What was carried is believed; what more there may be is found by senders that pace above the plan
-// (PaceGain), because a belief that is only hoped for moves shares, and costs time wherever it is
-// wrong. The exception is a limit that carried all that it is believed to carry while others explain
-// every flow that was held up: nothing says that it is so low, and pacing can't show more as long
-// as those others are full. It is hoped to carry more, so that the next plan tries it.
+// What was carried is believed; what more there may be is found by senders that pace above the
+// plan (PaceGain), because a belief that is only hoped for moves shares, and costs time wherever
+// it is wrong. The exception is a limit that carried all that it is believed to carry while others
+// explain every flow that was held up: nothing says that it is so low, and pacing can't show more
+// as long as those others are full. It is hoped to carry more, so that the next plan tries it.
 //
 // In steps, for the reports of one operation:
 // 1. What every up, down and pair carried: the sum of its flows' rates.
