@@ -229,7 +229,7 @@ double GroupState::Tick(double now, Losses* losses) {
     fetching_.Tick(now);
     soon = true;
   }
-  for (int index = 0; index < members(); ++index) soon = soon || Transfers(index);
+  for (int index = 0; index < members() && broken_.ok(); ++index) soon = soon || Transfers(index);
   for (int index = 0; index < members(); ++index) {
     Member& member = members_[index];
     if (member.channel == nullptr) continue;
