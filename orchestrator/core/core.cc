@@ -71,19 +71,26 @@ Actions Core::OnMessage(const std::string& region, const pb::LeaderMessage& mess
   if (found == regions_.end()) return EndStep();
   if (found->second.attempt().empty()) {
     // A leader that greeted the orchestrator before this one.
-    if (!message.attempt().empty()) SendDropped(found->second, "say hello again");
+    if (!message.attempt().empty()) {
+      SendDropped(found->second, "say hello again", message.attempt());
+    }
     return EndStep();
   }
   RegionEntry& entry = found->second;
   if (!message.attempt().empty() && message.attempt() != entry.attempt()) {
     // Of an earlier start, late; or of the present one, whose hello an earlier one's overtook.
     if (message.has_heartbeat() && (elastic_ || state_ == JobState::kWaiting)) {
-      SendDropped(entry, "say hello again");
+      SendDropped(entry, "say hello again", message.attempt());
     }
     return EndStep();
   }
   entry.Heard(now);
   Revive(entry);
+  if (message.has_heartbeat() && entry.SkipTo(message.heartbeat().first_sequence())) {
+    // A hello from before that overtook later ones told us to wait for what will not come again.
+    RecordRegion(entry);
+    SendDropped(entry, "say ready again");
+  }
   // A fault is heard at once, even where a report before it got lost: the sender may be gone before
   // it can repeat anything. Handling it again in its turn changes nothing.
   if (message.has_fault()) Dispatch(entry, message);
@@ -156,6 +163,7 @@ Actions Core::EndStep() {
   CheckSilence();
   if (elastic_ && !IsEnd(state_)) {
     WatchFence();
+    Reckon();
     if (state_ == JobState::kWaiting) BeginIfReady();
     if (ledger_ && !IsEnd(state_)) {
       ReleaseLeavers();

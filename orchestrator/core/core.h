@@ -179,11 +179,16 @@ class Core {
   bool IsSoundReport(RegionEntry& entry, const pb::RoundReport& report);
   void TakeFacts(const std::string& region, const pb::RoundReport& report);
   void TakeShort(int64_t round, const RoundFacts& facts);
+  // From a member that had no part in the round, but holds its result.
+  void TakeHeard(RegionEntry& entry, const pb::RoundReport& report);
+  void OnHeardRound(RegionEntry& entry, const pb::RoundReport& report);
   void Wrong(RegionEntry& entry, const std::string& what, int64_t round);
   void AssignThrough(int64_t round);
   void Assign(std::vector<Ledger::Entry> entries);
   void ReturnSamplesFrom(int64_t round);
   void CommitReady();
+  // After members have gone: what only they were waited for is done.
+  void Reckon();
   bool Commit(int64_t round);
   // Empty: there is no majority, and the job has failed.
   std::string MajorityDigest(int64_t round);
@@ -215,6 +220,8 @@ class Core {
   void DecideFence();
   std::vector<std::string> Scope() const;
   bool LeaveOutMinority(int64_t newest);
+  // The members that are left can say of each open round up to `newest` what was in it.
+  bool IsAccounted(int64_t newest) const;
   pb::View ViewAfterFence(int64_t newest, const std::string& giver);
   std::vector<Ledger::Entry> CarriedEntries(pb::View* view,
                                             const std::map<std::string, Ledger::Entry>& held) const;
@@ -223,7 +230,9 @@ class Core {
   // Nobody else holds the state: it is not given up for silence alone, but for a long one.
   bool IsLastHolder(const std::string& region) const;
   void TakeUp(pb::View view);
-  void SendDropped(const RegionEntry& entry, const std::string& reason);
+  // `attempt`: of the start that is meant, where it is not the present one.
+  void SendDropped(const RegionEntry& entry, const std::string& reason,
+                   const std::string& attempt = "");
   void WaitForCheckpoints(const std::string& reason);
   void RecordMembership();
   void RecordLedger();
@@ -286,6 +295,7 @@ class Core {
   std::optional<double> wake_at_;  // as told to the driver
   double waiting_since_ = 0;       // kWaiting, though there were views
   double silence_at_ = 0;          // no region is silent before
+  bool reckon_ = false;            // a member has gone in this step
   std::string waiting_;            // what the last waiting event said, without its time
   Actions actions_;                // of the step under way
 };

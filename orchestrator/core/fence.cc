@@ -43,6 +43,7 @@ void Core::LeaveOut(const std::string& region, RegionState state, const std::str
   silence_at_ = 0;
   RecordRegion(entry);
   if (ledger_) ledger_->Excuse(region);
+  reckon_ = true;
   if (!was_member || IsEnd(state_)) return;
   StartFence(reason);
   fence_->left_out.insert(region);
@@ -76,6 +77,10 @@ void Core::AskFenced() {
 
 void Core::OnFenced(RegionEntry& entry, const pb::Fenced& fenced) {
   if (!fence_ || fenced.id() != fence_->id || !entry.IsMember()) return;
+  if (fenced.has_heard() && fenced.heard().round() == fenced.round()) {
+    TakeHeard(entry, fenced.heard());
+    if (!fence_ || !entry.IsMember() || fence_->left_out.contains(entry.name())) return;
+  }
   fence_->answers[entry.name()] = fenced;
 }
 
@@ -93,10 +98,13 @@ void Core::ReleaseNotNeeded() {
 
 bool Core::LeaveOutMinority(int64_t newest) {
   std::map<std::string, std::string> digests;
+  std::set<std::string> full;  // observers have no vote beside them
   for (const auto& [name, answer] : fence_->answers) {
-    if (answer.has_state() && answer.round() == newest) digests[name] = answer.digest();
+    if (!answer.has_state() || answer.round() != newest) continue;
+    digests[name] = answer.digest();
+    if (regions_.at(name).IsFull()) full.insert(name);
   }
-  const std::vector<std::string> minority = Minority(digests);
+  const std::vector<std::string> minority = Minority(digests, full);
   if (minority.size() == digests.size() && !minority.empty()) {
     Fail(absl::StrCat("after round ", newest,
                       " the regions hold different states (P1); no "
@@ -123,7 +131,7 @@ void Core::DecideFence() {
     const pb::Fenced& answer = fence_->answers.at(name);
     if (answer.has_state()) newest = std::max(newest, answer.round());
   }
-  if (newest < 0) return WaitForCheckpoints(fence_->reason);
+  if (newest < 0 || !IsAccounted(newest)) return WaitForCheckpoints(fence_->reason);
   bool anybody_far_behind = false;
   for (const std::string& name : Scope()) {
     const pb::Fenced& answer = fence_->answers.at(name);
@@ -133,17 +141,28 @@ void Core::DecideFence() {
     anybody_far_behind = true;
   }
   if (anybody_far_behind || LeaveOutMinority(newest)) return;
-  if (newest < ledger_->next_round() - 1) {
-    return Fail(absl::StrCat("no region holds round ", ledger_->next_round() - 1,
-                             ", which is committed, any more (P2)"),
-                1, "", newest);
-  }
   std::string giver;
   for (const std::string& name : Scope()) {
     const pb::Fenced& answer = fence_->answers.at(name);
     if (giver.empty() && answer.has_state() && answer.round() == newest) giver = name;
   }
   TakeUp(ViewAfterFence(newest, giver));
+}
+
+bool Core::IsAccounted(int64_t newest) const {
+  // Observers alone are left, and lack what all full members had committed.
+  if (newest < ledger_->next_round() - 1) return false;
+  const std::vector<std::string> scope = Scope();
+  for (int64_t round = ledger_->next_round(); round <= newest; ++round) {
+    const bool known =
+        ledger_->IsAssigned(round) &&
+        std::any_of(scope.begin(), scope.end(), [&](const std::string& name) {
+          const Ledger::Entry* entry = ledger_->Find(round, name);
+          return entry != nullptr && entry->awaited && entry->state == SampleState::kDone;
+        });
+    if (!known) return false;
+  }
+  return true;
 }
 
 pb::View Core::ViewAfterFence(int64_t newest, const std::string& giver) {
@@ -261,7 +280,8 @@ void Core::TakeUp(pb::View view) {
   CommitReady();
 }
 
-void Core::SendDropped(const RegionEntry& entry, const std::string& reason) {
+void Core::SendDropped(const RegionEntry& entry, const std::string& reason,
+                       const std::string& attempt) {
   pb::OrchestratorMessage message;
   // Not those that it is to come back with.
   int64_t floor = last_view_;
@@ -270,6 +290,7 @@ void Core::SendDropped(const RegionEntry& entry, const std::string& reason) {
   }
   message.mutable_dropped()->set_view(floor);
   message.mutable_dropped()->set_reason(reason);
+  message.mutable_dropped()->set_attempt(attempt.empty() ? entry.attempt() : attempt);
   Send(entry.name(), std::move(message));
 }
 

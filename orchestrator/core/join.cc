@@ -143,7 +143,8 @@ void Core::OnReady(RegionEntry& entry, const pb::Ready& ready) {
   if (entry.IsMember()) {
     if (!ready.failed_checkpoint().empty()) {
       OnCheckpointFailure(entry, ready);
-    } else if (entry.state() == RegionState::kObserving && !entry.caught_up) {
+    } else if (ready.floor() >= view_.id() ||
+               (entry.state() == RegionState::kObserving && !entry.caught_up)) {
       LeaveOut(entry.name(), RegionState::kJoining, "it has lost its place in the view");
     }
     return;

@@ -44,6 +44,16 @@ void Ledger::Restore(int64_t round, Entry entry) {
   unassigned_ = std::max(unassigned_, round + 1);
 }
 
+void Ledger::Witness(int64_t round, const std::string& region, int64_t view) {
+  const auto found = rounds_.find(round);
+  if (found == rounds_.end() || Find(round, region) != nullptr) return;
+  Entry entry;
+  entry.region = region;
+  entry.state = SampleState::kDone;
+  entry.view = view;
+  found->second.push_back(std::move(entry));
+}
+
 bool Ledger::Shorten(int64_t round, const std::string& region, int64_t samples) {
   const auto found = rounds_.find(round);
   if (found == rounds_.end()) return false;

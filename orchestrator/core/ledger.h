@@ -52,6 +52,9 @@ class Ledger {
   void Assign(std::vector<Entry> entries);
   // Puts back what a restart read from the store: the samples are not in the pool.
   void Restore(int64_t round, Entry entry);
+  // The region holds the result of an assigned round in which it had no part: an entry without
+  // samples, done. Nothing if it has an entry.
+  void Witness(int64_t round, const std::string& region, int64_t view);
   // Only the first `samples` of the region's samples are in the round's result. True if the entry
   // changed.
   bool Shorten(int64_t round, const std::string& region, int64_t samples);

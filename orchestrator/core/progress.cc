@@ -95,7 +95,8 @@ bool Core::IsSoundReport(RegionEntry& entry, const pb::RoundReport& report) {
           round);
     return false;
   }
-  if (report.tokens() < 1 || report.digest().empty() || report.wan_bytes_sent() < 0) {
+  if ((report.tokens() < 1 && !(elastic_ && report.heard())) || report.digest().empty() ||
+      report.wan_bytes_sent() < 0) {
     Wrong(entry,
           absl::StrCat("region ", entry.name(), " reports round ", round,
                        " without tokens or digest"),
@@ -148,19 +149,37 @@ void Core::TakeShort(int64_t round, const RoundFacts& facts) {
   }
 }
 
+void Core::OnHeardRound(RegionEntry& entry, const pb::RoundReport& report) {
+  const int64_t round = report.round();
+  if (ledger_->Find(round, entry.name()) != nullptr) {
+    if (reports_[round][entry.name()].digest() == report.digest()) return;
+    return Wrong(entry,
+                 absl::StrCat("region ", entry.name(), " reports two digests for round ", round),
+                 round);
+  }
+  ledger_->Witness(round, entry.name(), view_.id());
+  entry.Report(report);
+  reports_[round][entry.name()] = report;
+  actions_.records.push_back(
+      SampleRecord{view_.id(), round, entry.name(), {}, SampleState::kDone, report, 1});
+  CommitReady();
+}
+
+void Core::TakeHeard(RegionEntry& entry, const pb::RoundReport& report) {
+  if (!ledger_ || !report.heard() || report.view() > last_view_ || !IsSoundReport(entry, report)) {
+    return;
+  }
+  TakeFacts(entry.name(), report);
+  const Ledger::Entry* part = ledger_->Find(report.round(), entry.name());
+  if (part == nullptr || part->samples.empty()) OnHeardRound(entry, report);
+}
+
 void Core::OnRoundReport(RegionEntry& entry, const pb::RoundReport& report) {
+  if (elastic_ && report.heard() && entry.IsMember()) return TakeHeard(entry, report);
   if (!ledger_ || !InView(entry, report.view()) || !IsSoundReport(entry, report)) return;
   const int64_t round = report.round();
   TakeFacts(entry.name(), report);
-  if (elastic_ && ledger_->Find(round, entry.name()) == nullptr) {
-    // It took the round's result without having had a part in it.
-    const auto reports = reports_.find(round);
-    if (reports != reports_.end() && reports->second.begin()->second.digest() != report.digest()) {
-      Wrong(entry, absl::StrCat("region ", entry.name(), " took another state of round ", round),
-            round);
-    }
-    return;
-  }
+  if (elastic_ && ledger_->Find(round, entry.name()) == nullptr) return;  // never had a part in it
   std::vector<Range> samples = FromProto(report.samples());
   if (samples.empty()) samples.push_back({report.first_sample(), report.end_sample()});
   const StatusOr<bool> is_new = ledger_->MarkDone(round, entry.name(), samples);
@@ -187,6 +206,14 @@ void Core::OnRoundReport(RegionEntry& entry, const pb::RoundReport& report) {
   CommitReady();
 }
 
+void Core::Reckon() {
+  while (reckon_ && ledger_ && !IsEnd(state_)) {
+    reckon_ = false;
+    CommitReady();
+    if (!IsEnd(state_)) FinishIfAllLeft();
+  }
+}
+
 void Core::CommitReady() {
   while (!IsEnd(state_) && ledger_->AllDone(ledger_->next_round())) {
     if (!Commit(ledger_->next_round())) return;
@@ -195,16 +222,20 @@ void Core::CommitReady() {
 
 std::string Core::MajorityDigest(int64_t round) {
   std::map<std::string, std::string> digests;
-  for (const auto& [region, report] : reports_.at(round)) digests[region] = report.digest();
-  const std::vector<std::string> minority = Minority(digests);
+  std::set<std::string> had_part;  // who only heard the round has no vote beside them
+  for (const auto& [region, report] : reports_.at(round)) {
+    digests[region] = report.digest();
+    if (!report.heard()) had_part.insert(region);
+  }
+  const std::vector<std::string> minority = Minority(digests, had_part);
   if (minority.empty()) return digests.begin()->second;
+  const bool none = minority.size() == digests.size();
   const std::string what =
       absl::StrCat("after round ", round, " the regions hold different states (P1); ",
-                   minority.size() < digests.size()
-                       ? absl::StrCat(JoinNames(minority), " differs from the others")
-                       : absl::StrCat("no majority among ", JoinNames(minority)),
+                   none ? absl::StrCat("no majority among ", JoinNames(minority))
+                        : absl::StrCat(JoinNames(minority), " differs from the others"),
                    ": its memory or transfer is damaged, or its version differs");
-  if (!elastic_ || minority.size() == digests.size()) {
+  if (!elastic_ || none) {
     Fail(what, 1, minority.size() == 1 ? minority[0] : "", round);
     return "";
   }
@@ -222,21 +253,24 @@ RoundRecord Core::SumOf(int64_t round, const std::string& digest) {
   record.time = now_;
   double loss_sum = 0;
   int64_t reported_tokens = 0;
+  int64_t parts = 0;
   const std::map<std::string, pb::RoundReport>& reports = reports_.at(round);
+  for (const auto& [region, report] : reports) parts += report.heard() ? 0 : 1;
   for (const auto& [region, report] : reports) {
+    if (report.heard()) continue;
     loss_sum += report.loss_sum();
     reported_tokens += report.tokens();
     record.seconds = std::max(record.seconds, report.seconds());
     record.wan_seconds = std::max(record.wan_seconds, report.wan_seconds());
     record.wan_bytes_sent += report.wan_bytes_sent();
-    record.gradient_norm += report.gradient_norm() / static_cast<double>(reports.size());
+    record.gradient_norm += report.gradient_norm() / static_cast<double>(parts);
     record.learning_rate = report.learning_rate();
   }
-  record.train_loss = loss_sum / static_cast<double>(reported_tokens);
+  record.train_loss = reported_tokens > 0 ? loss_sum / static_cast<double>(reported_tokens) : 0;
   record.tokens = reported_tokens;
   // Who is gone has no report, but its samples are in the result.
   for (const Ledger::Entry& entry : ledger_->EntriesOf(round)) {
-    record.view = entry.view;
+    if (!entry.samples.empty()) record.view = entry.view;
     if (entry.state == SampleState::kDone) continue;
     record.tokens += SizeOf(entry.samples) * options_.job.data().sequence_length();
   }

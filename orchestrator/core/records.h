@@ -84,7 +84,7 @@ struct RoundRecord {
   int64_t view = 0;
   int64_t round = 0;
   std::string digest;
-  double train_loss = 0;  // nats per token
+  double train_loss = 0;  // nats per token; 0: all who trained in it were gone before they reported
   int64_t tokens = 0;
   int64_t tokens_total = 0;  // of the job up to this round
   double seconds = 0;        // of the slowest region

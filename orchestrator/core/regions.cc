@@ -63,6 +63,13 @@ double RegionEntry::MissedDeadline(double heartbeat_seconds) const {
          std::clamp(3 * std::max(largest_gap_, heartbeat_seconds), 2.0, kMostSilenceSeconds);
 }
 
+bool RegionEntry::SkipTo(uint64_t sequence) {
+  if (sequence <= next_sequence_ || sequence > kMaxSequence) return false;
+  next_sequence_ = sequence;
+  early_.erase(early_.begin(), early_.lower_bound(sequence));
+  return true;
+}
+
 std::vector<pb::LeaderMessage> RegionEntry::Admit(const pb::LeaderMessage& message) {
   const uint64_t sequence = message.sequence();
   std::vector<pb::LeaderMessage> admitted;
@@ -183,6 +190,22 @@ std::vector<std::string> Minority(const std::map<std::string, std::string>& valu
   for (const auto& [value, count] : counts) groups_of_largest += count == largest ? 1 : 0;
   for (const auto& [region, value] : values) {
     if (groups_of_largest > 1 || counts[value] < largest) minority.push_back(region);
+  }
+  return minority;
+}
+
+std::vector<std::string> Minority(const std::map<std::string, std::string>& values,
+                                  const std::set<std::string>& voters) {
+  std::map<std::string, std::string> votes;
+  for (const auto& [region, value] : values) {
+    if (voters.contains(region)) votes[region] = value;
+  }
+  if (votes.empty()) return Minority(values);
+  const std::vector<std::string> outvoted = Minority(votes);
+  for (const std::string& region : outvoted) votes.erase(region);
+  std::vector<std::string> minority;
+  for (const auto& [region, value] : values) {
+    if (votes.empty() || value != votes.begin()->second) minority.push_back(region);
   }
   return minority;
 }

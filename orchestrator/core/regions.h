@@ -54,6 +54,9 @@ class RegionEntry {
   // heartbeats.
   double MissedDeadline(double heartbeat_seconds) const;
 
+  // Reports before `sequence` are acknowledged: by an orchestrator before this one, if any of them
+  // is news here. True if so.
+  bool SkipTo(uint64_t sequence);
   // Takes a message in; returns those whose turn it is, in order.
   std::vector<pb::LeaderMessage> Admit(const pb::LeaderMessage& message);
   void Progress(const std::string& doing, int64_t round, const pb::PhaseSeconds* phases);
@@ -102,6 +105,9 @@ std::string JoinNames(const std::vector<std::string>& names);
 // Of values by region: the regions outside the largest group of equal values; all of them if no
 // group is the largest; none if all are equal.
 std::vector<std::string> Minority(const std::map<std::string, std::string>& values);
+// The same where only `voters` have a word in what is right, if any of them is there.
+std::vector<std::string> Minority(const std::map<std::string, std::string>& values,
+                                  const std::set<std::string>& voters);
 // "12:03:11 UTC"
 std::string TimeOfDay(double now);
 

@@ -43,13 +43,15 @@ void Core::Restore(const History& history) {
     fence_->reason = membership.fence_reason();
     fence_->left_out.insert(membership.left_out().begin(), membership.left_out().end());
   }
+  reckon_ = true;
   const pb::LedgerState ledger = history.ledger.value_or(pb::LedgerState());
   ledger_.emplace(SamplePool(FromProto(ledger.returned()), ledger.next_sample()),
                   ledger.next_round());
   committed_samples_ = ledger.next_sample() - ledger_->pool().returned_size();
   for (const SampleRecord& record : history.open_samples) {
+    const RegionEntry& region = regions_.at(record.region);
     Ledger::Entry entry{record.region, record.samples,
-                        record.state,  regions_.at(record.region).IsFull(),
+                        record.state,  record.samples.empty() ? region.IsMember() : region.IsFull(),
                         record.view,   record.samples_per_step};
     committed_samples_ -= SizeOf(entry.samples);
     ledger_->Restore(record.round, std::move(entry));

@@ -24,10 +24,14 @@ constexpr double kLastHolderSeconds = 600;
 }  // namespace
 
 void Core::OnSuspect(RegionEntry& entry, const pb::Suspect& suspect) {
-  if (!elastic_ || fence_ || !entry.IsMember() || suspect.view() < absolute_ || view_.id() == 0 ||
-      suspect.round() < ledger_->next_round()) {
+  if (!elastic_ || fence_ || !entry.IsMember() || suspect.view() < absolute_ || view_.id() == 0) {
     return;
   }
+  // An observer that fetches does not know which round it is; that its connections to the view
+  // broke is true all the same.
+  const bool fetches = entry.state() == RegionState::kObserving && !entry.caught_up;
+  const bool broke = suspect.silent_seconds() == 0 && suspect.view() == view_.id();
+  if (suspect.round() < ledger_->next_round() && !(fetches && broke)) return;
   const std::string& whom = suspect.region() == entry.name() ? "" : suspect.region();
   if (suspicions_[whom].contains(entry.name()) && !suspect.gone()) return;
   suspicions_[whom][entry.name()] = {suspect.gone(), now_, suspect.round(), suspect.what()};
@@ -120,7 +124,19 @@ void Core::WatchFence() {
 void Core::SendWhatLacks(RegionEntry& entry, const pb::Heartbeat& heartbeat) {
   if (!elastic_ || IsEnd(state_)) return;
   if (entry.state() == RegionState::kLeft) return Release(entry);
+  if (heartbeat.has_caught_up() && heartbeat.caught_up().view() == view_.id()) {
+    OnCaughtUp(entry, heartbeat.caught_up());
+  }
   const bool member = entry.IsMember() && MemberOf(view_, entry.name()) >= 0;
+  if (!member && entry.state() == RegionState::kLeaving && heartbeat.holds() &&
+      heartbeat.view() < view_.id()) {
+    // Its last round broke for it; the others, who have gone on without it, hold the result.
+    const std::string name = entry.name();
+    LeaveOut(name, RegionState::kLeft, "left; its last round was ended by the others");
+    Event("region_left", name, -1,
+          absl::StrCat("region ", name, " left; its last round was ended by the others"));
+    return SendDropped(entry, "it has left");
+  }
   if (!member) {
     const bool waits_for_ready = entry.state() == RegionState::kJoining && entry.ready;
     if ((heartbeat.view() > 0 || waits_for_ready) && entry.state() != RegionState::kLeaving) {

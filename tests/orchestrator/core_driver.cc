@@ -123,7 +123,7 @@ std::string CoreDriver::Message(const std::string& region, pb::LeaderMessage mes
   return Take(core_.OnMessage(region, message, now_));
 }
 
-std::string CoreDriver::Numbered(const std::string& region, pb::LeaderMessage message) {
+std::string CoreDriver::Send(const std::string& region, pb::LeaderMessage message) {
   message.set_sequence(++sequence_[region]);
   message.set_attempt(attempts_[region]);
   return Message(region, std::move(message));
@@ -161,7 +161,7 @@ std::string CoreDriver::Ready(const std::string& region,
   *message.mutable_ready() = ReadyMessage(region);
   for (const auto& checkpoint : checkpoints)
     *message.mutable_ready()->add_checkpoints() = checkpoint;
-  return Numbered(region, std::move(message));
+  return Send(region, std::move(message));
 }
 
 pb::LeaderMessage CoreDriver::RoundReport(const std::string& region, int64_t round,
@@ -186,7 +186,7 @@ pb::LeaderMessage CoreDriver::RoundReport(const std::string& region, int64_t rou
 }
 
 std::string CoreDriver::Round(const std::string& region, int64_t round, const std::string& digest) {
-  return Numbered(region, RoundReport(region, round, digest));
+  return Send(region, RoundReport(region, round, digest));
 }
 
 std::string CoreDriver::Evaluation(const std::string& region, int64_t round, double loss_sum,
@@ -196,7 +196,7 @@ std::string CoreDriver::Evaluation(const std::string& region, int64_t round, dou
   message.mutable_evaluation()->set_round(round);
   message.mutable_evaluation()->set_loss_sum(loss_sum);
   message.mutable_evaluation()->set_tokens(tokens);
-  return Numbered(region, std::move(message));
+  return Send(region, std::move(message));
 }
 
 std::string CoreDriver::Checkpoint(const std::string& region, int64_t round,
@@ -208,7 +208,7 @@ std::string CoreDriver::Checkpoint(const std::string& region, int64_t round,
     message.mutable_checkpoint()->set_failure(failure);
     message.mutable_checkpoint()->set_exit_code(4);
   }
-  return Numbered(region, std::move(message));
+  return Send(region, std::move(message));
 }
 
 std::string CoreDriver::Fault(const std::string& region, const std::string& what, int exit_code,
@@ -218,14 +218,14 @@ std::string CoreDriver::Fault(const std::string& region, const std::string& what
   message.mutable_fault()->set_doing("all-reduce round 1");
   message.mutable_fault()->set_exit_code(exit_code);
   message.mutable_fault()->set_blames(blames);
-  return Numbered(region, std::move(message));
+  return Send(region, std::move(message));
 }
 
 std::string CoreDriver::Left(const std::string& region, int64_t round, int exit_code) {
   pb::LeaderMessage message;
   message.mutable_left()->set_round(round);
   message.mutable_left()->set_exit_code(exit_code);
-  return Numbered(region, std::move(message));
+  return Send(region, std::move(message));
 }
 
 std::string CoreDriver::Fenced(const std::string& region, int64_t id, int64_t round) {
@@ -237,7 +237,7 @@ std::string CoreDriver::Fenced(const std::string& region, int64_t id, int64_t ro
   message.mutable_fenced()->set_digest(absl::StrCat("d", round));
   message.mutable_fenced()->set_tokens(64);
   message.mutable_fenced()->set_expected_tokens(128);
-  return Numbered(region, std::move(message));
+  return Send(region, std::move(message));
 }
 
 std::string CoreDriver::Suspect(const std::string& region, const std::string& whom, int64_t round,
@@ -248,7 +248,7 @@ std::string CoreDriver::Suspect(const std::string& region, const std::string& wh
   message.mutable_suspect()->set_region(whom);
   message.mutable_suspect()->set_gone(gone);
   message.mutable_suspect()->set_what("the line broke");
-  return Numbered(region, std::move(message));
+  return Send(region, std::move(message));
 }
 
 std::string CoreDriver::Heartbeat(const std::string& region) {

@@ -37,6 +37,8 @@ class CoreDriver {
   std::string Suspect(const std::string& region, const std::string& whom, int64_t round, bool gone);
   std::string Heartbeat(const std::string& region);
   std::string Message(const std::string& region, pb::LeaderMessage message);
+  // Numbered, as a report of the region's present start.
+  std::string Send(const std::string& region, pb::LeaderMessage message);
   std::string Stop();
   std::string Advance(double seconds);  // then a tick
   // Hello and Ready of every region.
@@ -62,8 +64,6 @@ class CoreDriver {
   bool survives = false;  // what Ready says
 
  private:
-  std::string Numbered(const std::string& region, pb::LeaderMessage message);
-
   pb::Job job_;
   std::vector<std::string> names_;
   Core core_;

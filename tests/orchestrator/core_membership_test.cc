@@ -116,5 +116,132 @@ TEST_F(CoreMembership, NothingOfTheOldRulesHoldsAFaultBack) {
   EXPECT_FALSE(core_.ended());
 }
 
+// Rounds 2 of a and b say that c goes and that view 2 follows; c itself is never heard again.
+class CLeaves : public CoreMembership {
+ protected:
+  CLeaves() {
+    core_.AllRound(1);
+    pb::LeaderMessage leaving;
+    leaving.mutable_leaving()->set_reason("SIGTERM");
+    EXPECT_THAT(core_.Send("c", leaving), HasSubstr("view 2 with 2 members, 2 of them full"));
+    for (const char* region : {"a", "b"}) {
+      pb::LeaderMessage report = core_.RoundReport(region, 2);
+      report.mutable_round()->set_view(1);
+      // Of view 1: of [8, 16) a had 4 samples, b and c two each.
+      report.mutable_round()->set_first_sample(region[0] == 'a' ? 8 : 12);
+      report.mutable_round()->set_end_sample(region[0] == 'a' ? 12 : 14);
+      report.mutable_round()->set_next_view(2);
+      report.mutable_round()->add_leaving("c");
+      said_ += core_.Send(region, report);
+    }
+  }
+  std::string said_;
+};
+
+TEST_F(CLeaves, ARoundThatOnlyALostLeaverWasWaitedForIsCommittedWhenItIsGivenUp) {
+  EXPECT_THAT(said_, HasSubstr("view 2 holds from round 3 on"));
+  EXPECT_THAT(said_, Not(HasSubstr("round 2 loss")));
+  std::string text;
+  for (int i = 0; i < 30; ++i) {
+    text += core_.Heartbeat("a") + core_.Heartbeat("b") + core_.Advance(0.5);
+  }
+  EXPECT_THAT(text, HasSubstr("region c has not been heard of"));
+  EXPECT_THAT(text, HasSubstr("round 2 loss"));
+  EXPECT_FALSE(core_.core().fencing());
+}
+
+TEST_F(CLeaves, ALeaverWhoseLastRoundBrokeIsReleasedSinceTheOthersEndedIt) {
+  pb::LeaderMessage heartbeat;
+  heartbeat.set_attempt("1");
+  heartbeat.mutable_heartbeat()->set_view(1);
+  heartbeat.mutable_heartbeat()->set_holds(true);
+  const std::string text = core_.Message("c", heartbeat);
+  EXPECT_THAT(text, HasSubstr("its last round was ended by the others"));
+  EXPECT_THAT(text, HasSubstr("-> c dropped"));
+  EXPECT_THAT(text, HasSubstr("round 2 loss"));
+}
+
+TEST_F(CoreMembership, AMemberThatHasGivenUpTheViewIsLeftOut) {
+  core_.AllRound(1);
+  pb::LeaderMessage stale;
+  *stale.mutable_ready() = core_.ReadyMessage("b");
+  EXPECT_THAT(core_.Send("b", stale), Not(HasSubstr("left out")));
+  pb::LeaderMessage ready;
+  *ready.mutable_ready() = core_.ReadyMessage("b");
+  ready.mutable_ready()->set_floor(1);
+  EXPECT_THAT(core_.Send("b", ready), HasSubstr("region b is left out"));
+}
+
+TEST_F(CoreMembership, WhatAnEarlierStartSaysIsAnsweredToThatStart) {
+  core_.AllRound(1);
+  pb::LeaderMessage late;
+  late.set_attempt("0");
+  late.mutable_heartbeat();
+  const Actions actions = core_.core().OnMessage("b", late, core_.now());
+  ASSERT_EQ(actions.messages.size(), 1u);
+  EXPECT_EQ(actions.messages[0].message.dropped().attempt(), "0");
+}
+
+// b observes round 2 of a and c, which only b is left to tell of.
+TEST_F(CoreMembership, WhoOnlyHeardARoundCanSayWhatWasInIt) {
+  LoseB();
+  core_.Fenced("a", 2, 1);
+  core_.Fenced("c", 2, 1);
+  core_.Hello("b", "2");
+  EXPECT_THAT(core_.Ready("b"), HasSubstr("view 3 with 3 members, 2 of them full"));
+  for (const char* region : {"a", "c"}) {
+    pb::LeaderMessage report;
+    pb::RoundReport* round = report.mutable_round();
+    round->set_view(2), round->set_round(2), round->set_digest("d2"), round->set_tokens(64);
+    round->set_first_sample(region[0] == 'a' ? 8 : 14);
+    round->set_end_sample(region[0] == 'a' ? 12 : 16);
+    round->set_next_view(3);
+    core_.Send(region, report);
+  }
+  ASSERT_EQ(core_.core().view().id(), 3);
+  ASSERT_EQ(core_.core().committed_round(), 2);
+  // Of round 3 nobody but b is heard: c contributed two samples less than planned.
+  const pb::View view = core_.core().view();
+  pb::LeaderMessage heard;
+  heard.mutable_round()->set_heard(true);
+  heard.mutable_round()->set_view(3), heard.mutable_round()->set_round(3);
+  heard.mutable_round()->set_digest("d3");
+  pb::ShortContribution* less = heard.mutable_round()->add_short_contributions();
+  less->set_region("c"), less->set_samples(2 * view.members(2).samples_per_step() - 1);
+  core_.Send("b", heard);
+  EXPECT_THAT(core_.Suspect("b", "c", 4, true), HasSubstr("region c is left out"));
+  pb::LeaderMessage fenced;
+  fenced.mutable_fenced()->set_id(4);
+  fenced.mutable_fenced()->set_has_state(true), fenced.mutable_fenced()->set_round(3);
+  fenced.mutable_fenced()->set_digest("d3");
+  core_.Send("b", fenced);
+  fenced.mutable_fenced()->set_round(2), fenced.mutable_fenced()->set_digest("d2");
+  EXPECT_THAT(core_.Send("a", fenced), HasSubstr("round 3 is taken from b"));
+  bool returned = false;
+  for (const Record& record : core_.records()) {
+    const auto* sample = std::get_if<SampleRecord>(&record);
+    returned |= sample != nullptr && sample->round == 3 && sample->region == "c" &&
+                SizeOf(sample->samples) == less->samples();
+  }
+  EXPECT_TRUE(returned) << "the sample that c did not train goes back";
+}
+
+// A hello that overtook later ones: the reports below what a heartbeat names will not come again.
+TEST(CoreSequence, ALateHelloDoesNotMakeTheCoreWaitForWhatWasAcknowledgedBefore) {
+  CoreDriver core(CoreDriver::TestJob(1));
+  core.survives = true;
+  core.Start();
+  core.Hello("a", "1");
+  pb::LeaderMessage heartbeat;
+  heartbeat.set_attempt("1");
+  heartbeat.mutable_heartbeat()->set_first_sequence(3);
+  EXPECT_THAT(core.Message("a", heartbeat), HasSubstr("-> a dropped")) << "it says Ready again";
+  pb::LeaderMessage ready;
+  ready.set_attempt("1");
+  ready.set_sequence(3);
+  *ready.mutable_ready() = core.ReadyMessage("a");
+  EXPECT_THAT(core.Message("a", ready), HasSubstr("region a is ready"));
+}
+
 }  // namespace
 }  // namespace atl

@@ -28,6 +28,20 @@ TEST(Sim, AQuietRunCommitsAllRounds) {
   EXPECT_EQ(outcome.rounds, 6);
 }
 
+// What each broke is told by a test of the core or the agent (core_membership_test.cc,
+// agent_membership_test.cc).
+TEST(Sim, SeedsThatOnceBrokeAPromiseKeepIt) {
+  const auto run = [](uint64_t seed, int least, int most) {
+    World world(DrawSettings(seed, least, most), false);
+    EXPECT_EQ(world.Run().broken, "") << seed << " with " << least << " to " << most << " regions";
+  };
+  for (const uint64_t seed : {2461, 3574, 5256, 5353, 5526, 6420, 6933, 7921, 8739}) {
+    run(seed, 2, 6);
+  }
+  for (const uint64_t seed : {1402, 1489, 2044, 2298, 4367, 5830, 7584}) run(seed, 4, 4);
+  for (const uint64_t seed : {12, 338}) run(seed, 7, 20);
+}
+
 TEST(Sim, AScenarioIsReadLineByLine) {
   const auto settings = ParseScenario(
       "# two regions\nregions 2\nrounds 5\nloss 0.1\nat 3 crash 1 for 4\nat 7.5 cut 0 1 for 2\n");

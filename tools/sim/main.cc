@@ -1,8 +1,9 @@
 // atoll-sim: the job's protocol on made-up networks, disks and regions, one run a seed.
 //
-//   atoll-sim --seeds=1..1000 [--regions=2..64] [--scenario FILE] [--json] [--verbose]
+//   atoll-sim --seeds=1..1000 [--regions=2..64] [--scenario FILE] [--json] [--verbose] [--all]
 //   atoll-sim --grow [--rounds=20]      cost of the orchestrator's core from 4 to 1,000 regions
-// Exit code 1: a promise was broken; the command that repeats it is printed.
+// Exit code 1: a promise was broken; the command that repeats it is printed. The first broken seed
+// ends the campaign, but not with --all or --json.
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -24,7 +25,7 @@ struct Arguments {
   uint64_t first = 1, last = 100;
   int least_regions = 2, most_regions = 6;
   std::string scenario;
-  bool json = false, verbose = false, grow = false, quiet = false;
+  bool json = false, verbose = false, grow = false, quiet = false, all = false;
   int64_t rounds = 20;
 };
 
@@ -86,6 +87,8 @@ StatusOr<Arguments> Parse(int argc, char** argv) {
       a.grow = true;
     } else if (name == "--quiet") {
       a.quiet = true;
+    } else if (name == "--all") {
+      a.all = true;
     } else {
       ok = false;
     }
@@ -93,7 +96,7 @@ StatusOr<Arguments> Parse(int argc, char** argv) {
       return absl::InvalidArgumentError(
           absl::StrCat(argv[i],
                        " is not understood; usage: atoll-sim --seeds=1..1000 [--regions=2..64] "
-                       "[--scenario FILE] [--json] [--verbose] | --grow [--rounds=20]"));
+                       "[--scenario FILE] [--json] [--verbose] [--all] | --grow [--rounds=20]"));
     }
   }
   return a;
@@ -159,7 +162,14 @@ int RunSeeds(const Arguments& a, const std::string& scenario_text) {
     }
     if (outcome.broken.empty()) continue;
     campaign.broken.emplace_back(seed, outcome.broken);
-    if (a.json) continue;
+    if (a.json || a.all) {
+      if (!a.json) {
+        std::printf("seed %llu breaks %s\n", static_cast<unsigned long long>(seed),
+                    outcome.broken.c_str());
+        std::fflush(stdout);
+      }
+      continue;
+    }
     if (!a.verbose) {
       const size_t from = outcome.transcript.size() > 40 ? outcome.transcript.size() - 40 : 0;
       for (size_t i = from; i < outcome.transcript.size(); ++i) {

@@ -464,7 +464,7 @@ bool Region::ApplyResult(const Result& result) {
     damage_ = false;
     memory_.damaged = true;
     world_->Say(absl::StrCat(name_, "'s state is damaged"));
-    bits ^= 1;
+    bits ^= Mix(static_cast<uint64_t>(index_) + 1, bits);  // of each region differently
   }
   memory_.digest = DigestOf(bits);
   memory_.round = result.round;

@@ -14,7 +14,7 @@
 namespace atl::sim {
 namespace {
 
-constexpr size_t kTranscriptLines = 400;
+constexpr size_t kTranscriptLines = 4000;
 constexpr double kWatchSeconds = 0.25;
 
 pb::Job JobOf(const Settings& settings) {

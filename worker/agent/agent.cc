@@ -42,7 +42,16 @@ pb::LeaderMessage Agent::Heartbeat(const std::string& doing, const pb::PhaseSeco
         std::max({planned, view_.id(), next_view_ ? next_view_->id() : 0}));
   }
   message.mutable_heartbeat()->set_fence(fence_);
-  message.mutable_heartbeat()->set_holds(broken_ && !next_view_);
+  if (Observes() && has_state_) {
+    pb::CaughtUp* caught_up = message.mutable_heartbeat()->mutable_caught_up();
+    caught_up->set_view(view_.id());
+    caught_up->set_round(committed_);
+    caught_up->set_digest(digest_);
+  }
+  message.mutable_heartbeat()->set_first_sequence(outbox_.first());
+  // A view that could not be connected leads no further.
+  message.mutable_heartbeat()->set_holds(broken_ &&
+                                         (!next_view_ || next_view_->id() <= broken_view_));
   return message;
 }
 
@@ -397,6 +406,7 @@ void Agent::SendReady(double now, AgentActions* actions) {
   heard_at_ = now;
   pb::LeaderMessage message;
   *message.mutable_ready() = ready_;
+  message.mutable_ready()->set_floor(floor_);
   Report(std::move(message), now, actions);
   actions->say.push_back("ready; waiting for the other regions");
 }

@@ -158,6 +158,10 @@ class Agent {
   void AfterTrain(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterReduce(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void ReadNotes(const std::vector<pb::RoundNote>& notes);
+  // The round that is committed now, in which this region had no part.
+  void ReportHeard(double now, AgentActions* actions);
+  void ReportCommitted(const std::vector<pb::RegionAnswer>& answers, double now,
+                       AgentActions* actions);
   void AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterSave(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterEvaluate(const std::vector<pb::RegionAnswer>& answers, double now,
@@ -223,6 +227,7 @@ class Agent {
   int64_t steps_done_ = 0;  // of it
   bool begun_ = false;
   pb::RoundReport report_;  // of round committed_ + 1, filled in as it goes
+  pb::RoundReport heard_;   // of the newest round in which this region had no part
   std::string digest_;      // of the outer state now
   double failed_at_ = 0;
   AgentExit failure_;
@@ -238,7 +243,7 @@ class Agent {
   int64_t broken_view_ = 0;  // could not be connected
   bool broken_ = false;      // the round waits for another view
   bool handed_ = false;      // the result that the view hands on is handed on
-  int64_t abandoned_ = 0;  // a planned view that was left before it had begun
+  int64_t abandoned_ = 0;    // a planned view that was left before it had begun
   bool rejoin_ = false;      // dropped: says Ready once the command under way has ended
   bool heard_any_ = false;   // an observer has heard a result in this view
   bool caught_up_ = false;

@@ -165,7 +165,8 @@ void Agent::ReadNotes(const std::vector<pb::RoundNote>& notes) {
     }
     if (!IsFull(member)) continue;
     all_leave = all_leave && note.leave();
-    if (view_.first_round() > 0 && note.samples() < PlannedSamples(view_, job_, i, round_)) {
+    // An observer that does not know what was planned says of each what it was.
+    if (view_.first_round() == 0 || note.samples() < PlannedSamples(view_, job_, i, round_)) {
       pb::ShortContribution* one = short_.Add();
       one->set_region(member.region());
       one->set_samples(note.samples());
@@ -200,6 +201,20 @@ void Agent::AfterReduce(const std::vector<pb::RegionAnswer>& answers, double now
   Run(State::kCommitting, std::move(command), actions);
 }
 
+void Agent::ReportHeard(double now, AgentActions* actions) {
+  heard_.Clear();
+  heard_.set_heard(true);
+  heard_.set_view(view_.id());
+  heard_.set_round(committed_);
+  heard_.set_digest(digest_);
+  *heard_.mutable_short_contributions() = short_;
+  heard_.set_next_view(edge_view_);
+  for (const std::string& region : leaving_) heard_.add_leaving(region);
+  pb::LeaderMessage message;
+  *message.mutable_round() = heard_;
+  Report(std::move(message), now, actions);
+}
+
 void Agent::AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now,
                         AgentActions* actions) {
   auto digest = SumOfDigests(answers);
@@ -207,6 +222,29 @@ void Agent::AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now
     return Fail(std::string(digest.status().message()), ExitCode::kFailed, "", now, actions);
   digest_ = *digest;
   committed_ = round_;
+  const bool had_part = report_.round() == round_ && report_.tokens() > 0;
+  if (!had_part) {
+    ReportHeard(now, actions);
+  } else {
+    ReportCommitted(answers, now, actions);
+  }
+  saved_ = evaluated_ = false;
+  begun_ = false;
+  suspected_.clear();
+  left_round_ =
+      std::find(leaving_.begin(), leaving_.end(), options_.hello.region()) != leaving_.end();
+  if (!stopping_ && !left_round_) {
+    if (edge_view_ > 0) {
+      TakeEdge();
+    } else if (!leaving_.empty()) {
+      broken_ = true;  // somebody goes, and not all were ready for the view without it
+    }
+  }
+  Next(now, actions);
+}
+
+void Agent::ReportCommitted(const std::vector<pb::RegionAnswer>& answers, double now,
+                            AgentActions* actions) {
   report_.set_view(view_.id());
   report_.set_digest(digest_);
   report_.set_seconds(now - round_started_at_);
@@ -224,19 +262,6 @@ void Agent::AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now
   pb::LeaderMessage message;
   *message.mutable_round() = report_;
   Report(std::move(message), now, actions);
-  saved_ = evaluated_ = false;
-  begun_ = false;
-  suspected_.clear();
-  left_round_ =
-      std::find(leaving_.begin(), leaving_.end(), options_.hello.region()) != leaving_.end();
-  if (!stopping_ && !left_round_) {
-    if (edge_view_ > 0) {
-      TakeEdge();
-    } else if (!leaving_.empty()) {
-      broken_ = true;  // somebody goes, and not all were ready for the view without it
-    }
-  }
-  Next(now, actions);
 }
 
 void Agent::AfterSave(const std::vector<pb::RegionAnswer>& answers, double now,

@@ -68,8 +68,9 @@ void Agent::OnChangingView(const pb::View& view, double now, AgentActions* actio
       Next(now, actions);
     } else if (IsNewcomer() && view.id() <= abandoned_) {
       LosePlace(now, actions);
-    } else if (IsNewcomer() && !IsFull(view.members(self)) &&
-               view.id() != (next_view_ ? next_view_->id() : 0)) {
+    } else if (next_view_ && next_view_->id() == view.id()) {
+      next_view_ = view;
+    } else if (IsNewcomer() && !IsFull(view.members(self))) {
       // Of several planned views the members took this one.
       next_view_ = view;
       Interrupt(actions);
@@ -77,9 +78,14 @@ void Agent::OnChangingView(const pb::View& view, double now, AgentActions* actio
     }
     return;
   }
-  if (view.id() <= std::max(view_.id(), next_view_ ? next_view_->id() : 0)) return;
-  next_view_ = view;
+  // A planned view that follows this one may have come first.
+  const bool overtaken = next_view_ && next_view_->first_round() == 0;
+  if (view.id() <= view_.id() || (next_view_ && !overtaken && view.id() <= next_view_->id())) {
+    return;
+  }
   planned_.clear();
+  if (overtaken && next_view_->after() == view.id()) planned_[next_view_->id()] = *next_view_;
+  next_view_ = view;
   actions->say.push_back(absl::StrCat(
       "view ", view.id(), " follows view ", view_.id(),
       view.take_round() > 0
@@ -135,10 +141,15 @@ void Agent::AnswerFence(double now, AgentActions* actions) {
   if (has_state_) fenced->set_digest(digest_);
   fenced->set_tokens(result_tokens_);
   fenced->set_expected_tokens(result_expected_);
+  if (has_state_ && heard_.round() == committed_ && heard_.digest() == digest_) {
+    *fenced->mutable_heard() = heard_;
+  }
   Report(std::move(message), now, actions);
 }
 
 void Agent::OnDropped(const pb::Dropped& dropped, double now, AgentActions* actions) {
+  // Of an earlier start, late.
+  if (!dropped.attempt().empty() && dropped.attempt() != options_.hello.attempt()) return;
   if (state_ == State::kLeaving) {
     const bool done = has_state_ && committed_ >= view_.last_round();
     return Exit(done ? ExitCode::kDone : ExitCode::kStoppedCleanly, "", false, actions);
@@ -222,10 +233,12 @@ AgentActions Agent::OnSilence(const std::string& region, double seconds, double 
 
 void Agent::Broken(const pb::RegionAnswer& answer, double now, AgentActions* actions) {
   actions->say.push_back(absl::StrCat("broken off: ", answer.error()));
-  if (state_ == State::kSwitching && view_.id() == 0) {
+  if (state_ == State::kSwitching && IsNewcomer() &&
+      (!next_view_ || next_view_->first_round() == 0)) {
     // The planned view is sent again while it is wanted; nobody waits for us yet.
     next_view_.reset();
-    state_ = State::kWaiting;
+    broken_ = view_.id() > 0;
+    state_ = broken_ ? State::kHolding : State::kWaiting;
     return;
   }
   pb::LeaderMessage message;
@@ -387,6 +400,7 @@ void Agent::AfterObservedCommit(const std::vector<pb::RegionAnswer>& answers, do
     }
     has_state_ = saved_ = evaluated_ = true;
     digest_ = *digest;
+    ReportHeard(now, actions);
     if (!caught_up_) {
       caught_up_ = true;
       pb::LeaderMessage message;
