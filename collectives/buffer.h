@@ -37,8 +37,8 @@ class Buffer {
   }
   ~Buffer() { Release(); }
 
-  // Zeros in host memory that only this process sees. kResourceExhausted if there is not enough.
-  static StatusOr<Buffer> Ordinary(int64_t count) {
+  // Zeros in the process's own memory. kResourceExhausted if there is not enough.
+  static StatusOr<Buffer> Ordinary(int64_t count, bool shared = false) {
     constexpr int64_t kFloatsInPage = kAlignment / int64_t{sizeof(float)};
     const int64_t pages = std::max<int64_t>(count, 1) / kFloatsInPage + 1;
     float* data = nullptr;
@@ -50,7 +50,7 @@ class Buffer {
                                           " floats");
     }
     std::fill_n(data, count, 0.0f);
-    return Buffer(data, count, /*shared=*/false, [data] { std::free(data); });
+    return Buffer(data, count, shared, [data] { std::free(data); });
   }
 
   float* data() const { return data_; }

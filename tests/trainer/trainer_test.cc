@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "base/exit_code.h"
+#include "collectives/buffer.h"
 #include "proto/model_presets.h"
 #include "tests/trainer/tiny_trainer.h"
 
@@ -65,6 +66,42 @@ TEST(Trainer, ListsHuggingFacesNamesAndShapesInForwardOrder) {
 
 TEST(Trainer, GivesTheSameBitsInEveryRun) {
   EXPECT_EQ(Train(TinyOptions(), 5), Train(TinyOptions(), 5));
+}
+
+// Placed before training, in the middle of it, and twice: what the vectors hold moves with them,
+// and every gradient is announced.
+TEST(Trainer, GivesTheSameBitsWithItsVectorsInMemoryFromElsewhere) {
+  const std::vector<float> expected = Train(TinyOptions(), 6);
+  const auto size = static_cast<int64_t>(expected.size());
+  std::vector<Buffer> buffers;
+  for (int i = 0; i < 4; ++i) buffers.push_back(Buffer::Ordinary(size).value());
+  const auto trainer = MakeTrainer(TinyOptions());
+  ASSERT_TRUE(trainer->placeable());
+  OwnAll(*trainer);
+  const auto place = [&](Vector vector, int buffer) {
+    const std::vector<float> before = ReadAll(*trainer, vector);
+    ASSERT_TRUE(trainer->Place(vector, buffers[buffer].data()).ok());
+    EXPECT_EQ(trainer->data(vector), buffers[buffer].data());
+    EXPECT_EQ(ReadAll(*trainer, vector), before);
+  };
+  for (int64_t step = 1; step <= 6; ++step) {
+    if (step == 1) place(Vector::kParameters, 0);
+    const auto tokens = RandomTokens(step, kBatch * (kSequence + 1));
+    EXPECT_TRUE(trainer->ZeroGradients().ok());
+    size_t announced = 0;
+    EXPECT_TRUE(
+        trainer->LossAndGradient(tokens, kBatch, kSequence, 0.05, [&](int64_t) { ++announced; })
+            .ok());
+    EXPECT_EQ(announced, trainer->tensors().size());
+    if (step == 2) place(Vector::kGradients, 1);  // not zero
+    if (step == 4) place(Vector::kGradients, 2);
+    if (step == 4) place(Vector::kParameters, 3);
+    EXPECT_TRUE(trainer->AdamW(Settings(step)).ok());
+  }
+  EXPECT_EQ(std::vector<float>(buffers[3].data(), buffers[3].data() + size), expected);
+  EXPECT_THAT(trainer->Place(Vector::kExpAvg, buffers[0].data()).ToString(),
+              HasSubstr("only a flat vector"));
+  EXPECT_FALSE(trainer->Place(Vector::kGradients, nullptr).ok());
 }
 
 TEST(Trainer, WorksBesideAnotherOneOnAnotherThread) {

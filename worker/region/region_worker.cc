@@ -7,6 +7,7 @@
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "collectives/agreement.h"
 #include "proto/model_presets.h"
 #include "worker/region/view_state.h"
 
@@ -115,13 +116,9 @@ RoundPlan RegionWorker::Plan(int64_t round) const {
 }
 
 Status RegionWorker::SetUp(const pb::SetUp& command, pb::RegionAnswer* answer) {
-  Doing("opening the data");
   job_ = command.job();
-  pb::Data data = job_.data();
-  if (!options_.data_tokens.empty()) data.set_tokens(options_.data_tokens);
-  ASSIGN_OR_RETURN(dataset_, Dataset::Open(data, job_.seed()));
-  ASSIGN_OR_RETURN(model_, ResolveModel(job_.model(), dataset_->vocab_size()));
-  RETURN_IF_ERROR(MakeTrainer());
+  RETURN_IF_ERROR(AgreeOnSuccess(*control_, OpenDataAndTrainer()));
+  RETURN_IF_ERROR(ShareVectors());
   RETURN_IF_ERROR(OpenGateway(answer));
   answer->set_parameters(trainer_->parameter_count());
   answer->set_dataset_samples(dataset_->training_samples());
@@ -132,6 +129,37 @@ Status RegionWorker::SetUp(const pb::SetUp& command, pb::RegionAnswer* answer) {
   LOG(INFO) << "trainer " << trainer_->version() << " on " << answer->accelerator() << ", "
             << trainer_->parameter_count() << " parameters, " << dataset_->training_samples()
             << " samples an epoch, gateway " << answer->gateway();
+  return OkStatus();
+}
+
+// What a worker may fail at on its own.
+Status RegionWorker::OpenDataAndTrainer() {
+  Doing("opening the data");
+  pb::Data data = job_.data();
+  if (!options_.data_tokens.empty()) data.set_tokens(options_.data_tokens);
+  ASSIGN_OR_RETURN(dataset_, Dataset::Open(data, job_.seed()));
+  ASSIGN_OR_RETURN(model_, ResolveModel(job_.model(), dataset_->vocab_size()));
+  return MakeTrainer();
+}
+
+// The region's sums are of gradients, its gathers of parameters: they lie where all workers of the
+// host see them, if there is such memory. Together: no worker fails here before the last Allocate.
+Status RegionWorker::ShareVectors() {
+  if (control_->size() == 1) return OkStatus();
+  ASSIGN_OR_RETURN(const auto answers,
+                   control_->AllGatherBytes(trainer_->placeable() ? "placeable" : ""));
+  for (const std::string& answer : answers) {
+    if (answer.empty()) return OkStatus();
+  }
+  ASSIGN_OR_RETURN(Buffer parameters, control_->Allocate(trainer_->size()));
+  if (!parameters.shared()) return OkStatus();
+  ASSIGN_OR_RETURN(Buffer gradients, control_->Allocate(trainer_->size()));
+  RETURN_IF_ERROR(trainer_->Place(Vector::kParameters, parameters.data()));
+  parameters_ = std::move(parameters);
+  if (!gradients.shared()) return OkStatus();
+  RETURN_IF_ERROR(trainer_->Place(Vector::kGradients, gradients.data()));
+  gradients_ = std::move(gradients);
+  LOG(INFO) << "parameters and gradients lie in memory that the region's workers share";
   return OkStatus();
 }
 

@@ -71,7 +71,9 @@ class RegionWorker {
 
   Status Run(const pb::RegionCommand& command, pb::RegionAnswer* answer);
   Status SetUp(const pb::SetUp& command, pb::RegionAnswer* answer);
+  Status OpenDataAndTrainer();
   Status MakeTrainer();
+  Status ShareVectors();
   Status OpenGateway(pb::RegionAnswer* answer);
   void ListCheckpoints(pb::RegionAnswer* answer);
   Status EnterView(const pb::EnterView& command, pb::RegionAnswer* answer);
@@ -105,6 +107,7 @@ class RegionWorker {
   pb::Job job_;
   pb::Model model_;  // resolved
   std::unique_ptr<Dataset> dataset_;
+  Buffer parameters_, gradients_;  // the trainer's, where the region shares them
   std::unique_ptr<Trainer> trainer_;
   int device_ = -1;
   std::unique_ptr<wan::Engine> wan_;

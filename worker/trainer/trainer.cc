@@ -195,6 +195,11 @@ Status Trainer::Write(Vector vector, int64_t offset, std::span<const float> host
                "writing to the trainer");
 }
 
+Status Trainer::Place(Vector vector, float* memory) {
+  CHECK(placeable());
+  return Check(api_->place(trainer_, static_cast<int32_t>(vector), memory), "placing a vector");
+}
+
 Status Trainer::ZeroGradients() {
   return Check(api_->zero_gradients(trainer_), "zeroing the gradients");
 }

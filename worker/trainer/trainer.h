@@ -53,6 +53,11 @@ class Trainer {
 
   Status Read(Vector vector, int64_t offset, std::span<float> host);
   Status Write(Vector vector, int64_t offset, std::span<const float> host);
+  // Whether Place() works: vectors in host memory, a module that lets them be moved.
+  bool placeable() const { return !on_device_ && api_->place != nullptr; }
+  // Moves parameters or gradients, with what they hold, into size() floats at `memory`, which
+  // outlives the trainer.
+  Status Place(Vector vector, float* memory);
   Status ZeroGradients();
   // As in trainer_abi.h. Returns the sum of cross entropies in nats.
   StatusOr<double> LossAndGradient(std::span<const int32_t> tokens, int64_t batch, int64_t sequence,

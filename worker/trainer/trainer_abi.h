@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define ATOLL_TRAINER_ABI_VERSION 1
+#define ATOLL_TRAINER_ABI_VERSION 2
 #define ATOLL_TENSOR_ALIGNMENT 256
 #define ATOLL_MAX_RANK 4
 
@@ -109,6 +109,13 @@ typedef struct {
    * an order that depends on count alone. */
   int32_t (*gradient_square_sum)(atoll_trainer* trainer, int64_t offset, int64_t count,
                                  double* sum);
+
+  /* Moves a flat vector (parameters or gradients) with what it holds into `memory`: size() floats
+   * on a page boundary, which the caller keeps until the trainer is destroyed or the vector is
+   * placed again. The ranks of a region give memory that all of them see, where sums are quickest.
+   * Null in a module that keeps its vectors where they are. Fails if the vectors are in device
+   * memory. */
+  int32_t (*place)(atoll_trainer* trainer, int32_t kind, float* memory);
 } atoll_trainer_api;
 
 typedef const atoll_trainer_api* (*atoll_trainer_entry_function)(void);

@@ -101,6 +101,10 @@ int32_t Write(atoll_trainer* trainer, int32_t kind, int64_t offset, int64_t coun
   });
 }
 
+int32_t Place(atoll_trainer* trainer, int32_t kind, float* memory) {
+  return Guarded(trainer, [&] { trainer->Place(kind, memory); });
+}
+
 int32_t ZeroGradients(atoll_trainer* trainer) {
   return Guarded(trainer, [&] {
     trainer->flat_gradients.zero_();
@@ -250,7 +254,8 @@ __attribute__((visibility("default"))) const atoll_trainer_api* atoll_trainer_en
                                         Own,
                                         OptimizerBytes,
                                         AdamW,
-                                        GradientSquareSum};
+                                        GradientSquareSum,
+                                        Place};
   return &api;
 }
 

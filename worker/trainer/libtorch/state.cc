@@ -76,15 +76,33 @@ atoll_trainer::atoll_trainer(const atoll_trainer_config& given)
     tensor.offset = place.offset;
     tensor.size = place.size;
     tensors.push_back(tensor);
+  }
+  exp_avg = at::zeros({0}, options);
+  exp_avg_sq = at::zeros({0}, options);
+  LayTensors();
+}
 
+void atoll_trainer::LayTensors() {
+  accumulators.clear();  // they belong to the old ones
+  parameters.clear();
+  for (const TensorPlace& place : layout) {
     at::Tensor parameter = LeafOver(flat_parameters, place);
     parameter.set_requires_grad(true);
     parameter.mutable_grad() = LeafOver(flat_gradients, place);
     parameters.push_back(std::move(parameter));
   }
-  exp_avg = at::zeros({0}, options);
-  exp_avg_sq = at::zeros({0}, options);
   decoder = std::make_unique<Decoder>(config, parameters);
+}
+
+void atoll_trainer::Place(int32_t kind, float* memory) {
+  Require(kind == ATOLL_PARAMETERS || kind == ATOLL_GRADIENTS, "only a flat vector can be placed");
+  Require(memory != nullptr, "no memory to place a vector in");
+  Require(device.is_cpu(), "the vectors are in device memory and stay there");
+  at::Tensor& flat = kind == ATOLL_PARAMETERS ? flat_parameters : flat_gradients;
+  at::Tensor placed = at::from_blob(memory, {flat.numel()}, flat.options());
+  placed.copy_(flat);
+  flat = placed;
+  LayTensors();
 }
 
 void atoll_trainer::InstallHooks() {

@@ -40,6 +40,7 @@ struct atoll_trainer {
   explicit atoll_trainer(const atoll_trainer_config& config);
 
   double LossAndGradient(const int32_t* tokens, int64_t batch, int64_t sequence, double scale);
+  void Place(int32_t kind, float* memory);
   void OnGradient(int64_t tensor);  // from the hooks
   void Own(const atoll_range* ranges, int64_t count);
   // Checked int64 [batch, columns] on the device.
@@ -48,6 +49,7 @@ struct atoll_trainer {
   at::Tensor Slice(int32_t kind, int64_t offset, int64_t count) const;  // checked
   void Synchronize() const;  // waits until the device has done what was enqueued
 
+  void LayTensors();  // anew over the flat vectors
   void InstallHooks();
   void Announce(int64_t tensor);
   void AnnounceTheRest();
