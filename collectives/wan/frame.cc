@@ -42,7 +42,7 @@ class Writer {
     return *this;
   }
   Writer& PutBytes(const void* bytes, size_t size) {
-    std::memcpy(at_, bytes, size);
+    if (size > 0) std::memcpy(at_, bytes, size);  // of nothing there may be no address
     at_ += size;
     return *this;
   }
@@ -63,7 +63,7 @@ class Reader {
     return value;
   }
   void TakeBytes(void* out, size_t size) {
-    std::memcpy(out, at_, size);
+    if (size > 0) std::memcpy(out, at_, size);
     at_ += size;
   }
 
