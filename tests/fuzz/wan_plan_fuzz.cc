@@ -95,7 +95,8 @@ TreePlan PlanOf(Source* source, int members) {
   plan.kind = static_cast<ScheduleKind>(source->Byte() % 8);
   plan.throughput = source->Number();
   plan.latency = source->Number();
-  plan.chunk_bytes = static_cast<int64_t>(source->Number());
+  const double chunk = source->Number();
+  plan.chunk_bytes = std::abs(chunk) < 1e18 ? static_cast<int64_t>(chunk) : -1;
   const int trees = source->Byte() % 5;
   for (int t = 0; t < trees; ++t) {
     Tree tree;
