@@ -61,7 +61,7 @@ void HostExchange::SumShared(Range whole, Range own, bool write_to_all) {
 
 void HostExchange::GatherShared(Range whole, std::span<const Range> ranges) {
   const bool past_caches =
-      whole.size() * int64_t{sizeof(float)} >= options_.gather_past_caches_bytes;
+      ranks_ * whole.size() * int64_t{sizeof(float)} >= options_.gather_past_caches_bytes;
   for (int i = 1; i < ranks_; ++i) {
     const int owner = (rank_ + i) % ranks_;
     const int64_t begin = ranges[owner].begin - whole.begin;

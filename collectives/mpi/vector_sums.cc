@@ -99,6 +99,8 @@ void CopyPastCaches(float* to, const float* from, int64_t count) {
   std::memcpy(to, from, before * sizeof(float));
   int64_t i = before;
   for (; i + kLine <= count; i += kLine) {
+    // What comes 2 KiB later may be on its way from another core's cache.
+    _mm_prefetch(reinterpret_cast<const char*>(from + i) + 2048, _MM_HINT_T1);
     const __m128 a = _mm_loadu_ps(from + i), b = _mm_loadu_ps(from + i + 4);
     const __m128 c = _mm_loadu_ps(from + i + 8), d = _mm_loadu_ps(from + i + 12);
     _mm_stream_ps(to + i, a);
