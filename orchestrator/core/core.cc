@@ -126,6 +126,7 @@ Actions Core::OnStop(const std::string& reason, double now) {
 
 Actions Core::OnTick(double now) {
   BeginStep(now);
+  stirred_ = true;
   return EndStep();
 }
 
@@ -161,24 +162,31 @@ void Core::BeginStep(double now) {
 Actions Core::EndStep() {
   if (state_ == JobState::kFailing && now_ >= decide_at_) DecideFailure();
   CheckSilence();
-  if (elastic_ && !IsEnd(state_)) {
-    WatchFence();
-    Reckon();
-    if (state_ == JobState::kWaiting) BeginIfReady();
-    if (ledger_ && !IsEnd(state_)) {
-      ReleaseLeavers();
-      PlanView();
-      WatchLeases();
-    }
+  // What looks at all regions is not done for each heartbeat and report of each.
+  if (stirred_ || fence_ || now_ >= watch_at_) {
+    if (elastic_ && !IsEnd(state_)) WatchAll();
+    ExplainWaiting();
+    stirred_ = false;
+    watch_at_ = now_ + kWatchSeconds;
   }
-  ExplainWaiting();
   wake_at_ = WakeAt();
   actions_.wake_at = wake_at_;
   return std::exchange(actions_, Actions());
 }
 
+void Core::WatchAll() {
+  WatchFence();
+  Reckon();
+  if (state_ == JobState::kWaiting) BeginIfReady();
+  if (!ledger_ || IsEnd(state_)) return;
+  ReleaseLeavers();
+  PlanView();
+  WatchLeases();
+}
+
 void Core::Event(const std::string& kind, const std::string& region, int64_t round,
                  const std::string& text, Details details) {
+  stirred_ = true;
   EventRecord event;
   event.number = ++last_event_;
   event.time = now_;
@@ -211,6 +219,7 @@ void Core::RecordRegion(const RegionEntry& entry, bool with_ready) {
 void Core::RecordJob() { actions_.records.push_back(job_); }
 
 void Core::EnterState(JobState state) {
+  stirred_ = true;
   CHECK(MayFollow(state_, state)) << JobStateName(state_) << " -> " << JobStateName(state);
   state_ = state;
   job_.state = JobStateName(state);

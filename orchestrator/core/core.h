@@ -128,6 +128,8 @@ class Core {
 
   // core.cc: steps, records, messages, states.
   void BeginStep(double now);
+  // What is due by the state of all regions together, or by time.
+  void WatchAll();
   Actions EndStep();
   void Event(const std::string& kind, const std::string& region, int64_t round,
              const std::string& text, Details details = {});
@@ -296,6 +298,8 @@ class Core {
   double waiting_since_ = 0;       // kWaiting, though there were views
   double silence_at_ = 0;          // no region is silent before
   bool reckon_ = false;            // a member has gone in this step
+  bool stirred_ = false;           // something has changed that concerns more than one region
+  double watch_at_ = 0;            // all regions are looked at again
   std::string waiting_;            // what the last waiting event said, without its time
   Actions actions_;                // of the step under way
 };

@@ -43,7 +43,7 @@ void Core::LeaveOut(const std::string& region, RegionState state, const std::str
   silence_at_ = 0;
   RecordRegion(entry);
   if (ledger_) ledger_->Excuse(region);
-  reckon_ = true;
+  reckon_ = stirred_ = true;
   if (!was_member || IsEnd(state_)) return;
   StartFence(reason);
   fence_->left_out.insert(region);
@@ -321,6 +321,7 @@ void Core::WaitForCheckpoints(const std::string& reason) {
 
 void Core::RecordMembership() {
   if (!elastic_) return;
+  stirred_ = true;
   MembershipRecord record;
   pb::Membership& membership = record.membership;
   if (view_.id() > 0) *membership.mutable_view() = view_;

@@ -111,7 +111,10 @@ void Core::OnHello(const std::string& region, const pb::Hello& hello) {
 }
 
 void Core::Revive(RegionEntry& entry) {
-  if (entry.state() == RegionState::kAbsent) silence_at_ = 0;
+  if (entry.state() == RegionState::kAbsent) {
+    silence_at_ = 0;
+    stirred_ = true;
+  }
   if (elastic_ && !IsEnd(state_)) {
     if (entry.state() != RegionState::kAbsent || entry.left) return;
     entry.Enter(RegionState::kJoining, "is heard of again", now_);

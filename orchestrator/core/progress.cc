@@ -145,6 +145,7 @@ void Core::TakeShort(int64_t round, const RoundFacts& facts) {
     const auto found = regions_.find(region);
     if (found == regions_.end() || found->second.state() != RegionState::kTraining) continue;
     found->second.Enter(RegionState::kLeaving, "leaves", now_);
+    stirred_ = true;
     RecordRegion(found->second);
   }
 }

@@ -150,6 +150,7 @@ void Core::SendWhatLacks(RegionEntry& entry, const pb::Heartbeat& heartbeat) {
       entry.holds_since = 0;
     } else if (entry.holds_since == 0) {
       entry.holds_since = now_;
+      stirred_ = true;
     }
   }
   if (planned_.empty()) return;

@@ -92,7 +92,15 @@ void Keeper::Take(Actions actions) {
   store_.Apply(actions.records);
   world_->promises().OnRecords(actions.records);
   for (const Record& record : actions.records) {
-    if (std::holds_alternative<RoundRecord>(record)) world_->CheckMembers(-1);
+    if (std::holds_alternative<RoundRecord>(record)) {
+      world_->CheckMembers(-1);
+      Outcome& outcome = world_->outcome();
+      if (outcome.begin_steps == 0) {
+        outcome.begin_seconds = outcome.core_seconds;
+        outcome.begin_steps = outcome.core_steps;
+        outcome.begin_bytes = outcome.core_bytes;
+      }
+    }
     if (const auto* event = std::get_if<EventRecord>(&record)) {
       world_->Count("core:" + event->kind);
       world_->Say(absl::StrCat("orchestrator: ", event->text));

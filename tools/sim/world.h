@@ -30,6 +30,10 @@ struct Outcome {
   double made_up_seconds = 0;
   int64_t rounds = 0;
   double core_seconds = 0;  // CPU time spent in the orchestrator's core
+  // Of these up to the first committed round.
+  double begin_seconds = 0;
+  int64_t begin_steps = 0;
+  int64_t begin_bytes = 0;
   int64_t core_steps = 0;
   int64_t core_bytes = 0;  // of messages sent by it
 };
