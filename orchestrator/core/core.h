@@ -198,7 +198,7 @@ class Core {
   void OnEvaluation(RegionEntry& entry, const pb::EvaluationReport& report);
   void OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report);
   bool InView(const RegionEntry& entry, int64_t view) const;
-  int FullMembers() const;
+  int64_t FullMembers() const;
 
   // failure.cc
   void OnFault(RegionEntry& entry, const pb::Fault& fault);
@@ -286,6 +286,7 @@ class Core {
   std::optional<Ledger> ledger_;
   std::map<int64_t, std::map<std::string, pb::RoundReport>> reports_;  // not committed yet
   std::map<std::pair<int64_t, int64_t>, std::map<std::string, Sums>> evaluations_;  // (view, round)
+  std::map<int64_t, int64_t> full_of_;  // full members of the newest views
   std::map<int64_t, std::map<std::string, pb::CheckpointReport>> checkpoints_;
   int64_t last_checkpoint_ = 0;
 

@@ -18,6 +18,8 @@ namespace {
 
 constexpr double kAskAgainSeconds = 1;
 constexpr int kViewKeyBytes = 32;
+// Members may evaluate in a view that the core has left, if it was away meanwhile.
+constexpr size_t kViewsWithEvaluations = 16;
 
 }  // namespace
 
@@ -324,7 +326,12 @@ void Core::RecordMembership() {
   stirred_ = true;
   MembershipRecord record;
   pb::Membership& membership = record.membership;
-  if (view_.id() > 0) *membership.mutable_view() = view_;
+  if (view_.id() > 0) {
+    *membership.mutable_view() = view_;
+    full_of_[view_.id()] = FullMembers();
+  }
+  while (full_of_.size() > kViewsWithEvaluations) full_of_.erase(full_of_.begin());
+  membership.mutable_full()->insert(full_of_.begin(), full_of_.end());
   for (const auto& [id, view] : planned_) *membership.add_planned() = view;
   membership.set_absolute(absolute_);
   if (fence_) {

@@ -358,6 +358,7 @@ void Core::BeginLedger(const SamplePool& pool, int64_t round) {
   reports_.clear();
   facts_.clear();
   evaluations_.clear();
+  full_of_.clear();
   checkpoints_.clear();
   planned_.clear();
   newest_saved_ = std::min(newest_saved_, round - 1);

@@ -1,6 +1,7 @@
 // Rounds, evaluations and checkpoints, as the members of the view report them.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -267,7 +268,8 @@ RoundRecord Core::SumOf(int64_t round, const std::string& digest) {
     record.gradient_norm += report.gradient_norm() / static_cast<double>(parts);
     record.learning_rate = report.learning_rate();
   }
-  record.train_loss = reported_tokens > 0 ? loss_sum / static_cast<double>(reported_tokens) : 0;
+  record.train_loss = reported_tokens > 0 ? loss_sum / static_cast<double>(reported_tokens)
+                                          : std::numeric_limits<double>::quiet_NaN();
   record.tokens = reported_tokens;
   // Who is gone has no report, but its samples are in the result.
   for (const Ledger::Entry& entry : ledger_->EntriesOf(round)) {
@@ -309,8 +311,8 @@ bool Core::Commit(int64_t round) {
   return true;
 }
 
-int Core::FullMembers() const {
-  int full = 0;
+int64_t Core::FullMembers() const {
+  int64_t full = 0;
   for (const pb::Member& member : view_.members()) full += IsFull(member) ? 1 : 0;
   return full;
 }
@@ -324,19 +326,22 @@ void Core::OnEvaluation(RegionEntry& entry, const pb::EvaluationReport& report) 
                  absl::StrCat("region ", entry.name(), " reports an evaluation of round ", round),
                  round);
   }
-  if (report.view() != view_.id()) return;  // its members evaluated other shares
-  std::map<std::string, Sums>& sums = evaluations_[{view_.id(), round}];
+  // The members of one view evaluate shares that make a whole; the core may be in a later one.
+  const auto full = elastic_ ? full_of_.find(report.view()) : full_of_.end();
+  if (elastic_ && full == full_of_.end()) return;
+  const int64_t evaluate = elastic_ ? full->second : FullMembers();
+  std::map<std::string, Sums>& sums = evaluations_[{report.view(), round}];
   if (!sums.emplace(entry.name(), Sums{report.loss_sum(), report.tokens()}).second) return;
   actions_.records.push_back(
-      EvaluationRecord{view_.id(), round, entry.name(), report.loss_sum(), report.tokens()});
-  if (static_cast<int>(sums.size()) < FullMembers()) return;
+      EvaluationRecord{report.view(), round, entry.name(), report.loss_sum(), report.tokens()});
+  if (static_cast<int64_t>(sums.size()) != evaluate) return;
   Sums all;
   for (const auto& [region, sum] : sums) {
     all.loss_sum += sum.loss_sum, all.tokens += sum.tokens;
   }
   // The entry stays, so that a repeated report is known; its size is bounded by the rounds.
   if (all.tokens == 0) return;
-  actions_.records.push_back(EvaluationRecord{view_.id(), round, "", all.loss_sum, all.tokens});
+  actions_.records.push_back(EvaluationRecord{report.view(), round, "", all.loss_sum, all.tokens});
   const double loss = all.loss_sum / static_cast<double>(all.tokens);
   Event("evaluated", "", round, absl::StrCat("validation loss ", loss, " after round ", round),
         {{"validation_loss", loss}, {"tokens", all.tokens}});
@@ -362,7 +367,7 @@ void Core::OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report) 
   CheckpointRecord record{view_.id(),       entry.name(), checkpoint, report.bytes(),
                           report.seconds(), now_,         false};
   actions_.records.push_back(record);
-  if (static_cast<int>(reports.size()) < FullMembers()) return;
+  if (static_cast<int64_t>(reports.size()) < FullMembers()) return;
   std::map<std::string, std::string> digests;
   int64_t bytes = 0;
   for (const auto& [region, one] : reports) {

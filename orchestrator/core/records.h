@@ -84,7 +84,7 @@ struct RoundRecord {
   int64_t view = 0;
   int64_t round = 0;
   std::string digest;
-  double train_loss = 0;  // nats per token; 0: all who trained in it were gone before they reported
+  double train_loss = 0;  // nats per token; no number: all who trained are gone
   int64_t tokens = 0;
   int64_t tokens_total = 0;  // of the job up to this round
   double seconds = 0;        // of the slowest region
@@ -164,6 +164,8 @@ struct History {
   std::vector<RegionRecord> regions;
   std::vector<SampleRecord> open_samples;  // assigned or done, with reports
   std::map<int64_t, std::string> digests;  // of committed rounds
+  // Of regions, where not all members of the view have reported.
+  std::vector<EvaluationRecord> open_evaluations;
 };
 
 }  // namespace atl

@@ -1,7 +1,7 @@
 // A core that goes on where another was stopped (P5): everything that decides is in its records.
 //
 // What is not kept: who suspects whom (members that hold say so in their heartbeats), answers to a
-// fence (it is begun anew, with a higher number), evaluations that not all members had reported.
+// fence (it is begun anew, with a higher number).
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -29,6 +29,11 @@ void Core::Restore(const History& history) {
   view_ = membership.view();
   for (const pb::View& planned : membership.planned()) planned_[planned.id()] = planned;
   absolute_ = membership.absolute();
+  full_of_.insert(membership.full().begin(), membership.full().end());
+  for (const EvaluationRecord& one : history.open_evaluations) {
+    if (!full_of_.contains(one.view)) continue;
+    evaluations_[{one.view, one.round}][one.region] = {one.loss_sum, one.tokens};
+  }
   stop_reason_ = membership.stop_reason();
   if (membership.resume_size() > 0) {
     resume_.emplace();
@@ -79,6 +84,12 @@ std::string Core::DurableState() const {
                     entry.ready ? " ready" : "");
   }
   if (!ledger_) return text;
+  for (const auto& [at, sums] : evaluations_) {
+    const auto full = full_of_.find(at.first);
+    if (full == full_of_.end() || static_cast<int64_t>(sums.size()) == full->second) continue;
+    absl::StrAppend(&text, "\nevaluated ", at.first, " ", at.second);
+    for (const auto& [region, sum] : sums) absl::StrAppend(&text, " ", region, " ", sum.tokens);
+  }
   absl::StrAppend(&text, "\nledger ", ledger_->next_round(), " ", ledger_->UnassignedRound(), " ",
                   ledger_->pool().next(), " ", RangesText(ledger_->pool().returned()), " ",
                   committed_samples_);

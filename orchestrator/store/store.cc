@@ -47,7 +47,8 @@ Status ParseBlob(const Statement& row, int column, const char* what, Message* me
 StatusOr<SampleRecord> SampleOf(const Statement& row) {
   SampleRecord r;
   r.round = row.Int(0), r.region = row.Text(1);
-  r.samples = {{row.Int(2), row.Int(3)}};
+  // None: who only heard the round.
+  if (row.Int(2) < row.Int(3)) r.samples = {{row.Int(2), row.Int(3)}};
   r.state = static_cast<SampleState>(row.Int(4));
   if (!row.IsNull(5)) RETURN_IF_ERROR(ParseBlob(row, 5, "report", &r.report.emplace()));
   for (const Range& range : RangesFromText(row.Text(6))) r.samples.push_back(range);
@@ -119,8 +120,23 @@ Status Store::LoadState(History* history) {
     record.view = row.Int(8);
     history->open_samples.push_back(std::move(record));
   }
+  RETURN_IF_ERROR(LoadEvaluations(history));
   return ForEachRound(
       [&](const RoundRecord& round) { history->digests[round.round] = round.digest; });
+}
+
+Status Store::LoadEvaluations(History* history) {
+  ASSIGN_OR_RETURN(
+      Statement row,
+      database_->Prepare("SELECT view, round, region, loss_sum, tokens FROM evaluations AS e"
+                         " WHERE superseded=0 AND region<>'' AND NOT EXISTS (SELECT 1 FROM"
+                         " evaluations WHERE view=e.view AND round=e.round AND region='')"));
+  while (true) {
+    ASSIGN_OR_RETURN(const bool more, row.Step());
+    if (!more) return OkStatus();
+    history->open_evaluations.push_back(
+        {row.Int(0), row.Int(1), row.Text(2), row.Real(3), row.Int(4)});
+  }
 }
 
 Status Store::ForEachRound(const std::function<void(const RoundRecord&)>& use) {

@@ -61,6 +61,7 @@ class Store {
  private:
   // What a core needs that goes on where another was stopped.
   Status LoadState(History* history);
+  Status LoadEvaluations(History* history);
   Store(std::unique_ptr<Database> database, std::unique_ptr<RecordWriter> writer);
 
   std::unique_ptr<Database> database_;

@@ -232,14 +232,26 @@ TEST_F(StoreTest, AMembershipComesBackWithWhatIsOpen) {
   job.run = 1;
   ASSERT_TRUE(
       store_->Apply({job, ViewRecord{view, {}, 1}, membership, ledger, sample, region}).ok());
+  // b only heard the round. Round 5 is evaluated by all, round 6 by a alone.
+  SampleRecord heard{3, 7, "b", {}, SampleState::kDone, pb::RoundReport(), 1};
+  heard.report->set_heard(true);
+  ASSERT_TRUE(store_
+                  ->Apply({heard, EvaluationRecord{3, 5, "a", 2, 1},
+                           EvaluationRecord{3, 5, "", 2, 1}, EvaluationRecord{3, 6, "a", 4, 2}})
+                  .ok());
   const auto history = store_->LoadHistory();
   ASSERT_TRUE(history.ok()) << history.status();
   ASSERT_TRUE(history->membership && history->ledger && history->job);
   EXPECT_EQ(history->membership->fence(), 5);
   EXPECT_EQ(history->ledger->next_round(), 7);
-  ASSERT_EQ(history->open_samples.size(), 1);
-  EXPECT_EQ(history->open_samples[0].samples, (std::vector<Range>{{10, 20}, {25, 30}}));
-  EXPECT_EQ(history->open_samples[0].samples_per_step, 5);
+  ASSERT_EQ(history->open_samples.size(), 2);
+  EXPECT_TRUE(history->open_samples[0].samples.empty());
+  EXPECT_TRUE(history->open_samples[0].report->heard());
+  EXPECT_EQ(history->open_samples[1].samples, (std::vector<Range>{{10, 20}, {25, 30}}));
+  EXPECT_EQ(history->open_samples[1].samples_per_step, 5);
+  ASSERT_EQ(history->open_evaluations.size(), 1);
+  EXPECT_EQ(history->open_evaluations[0].round, 6);
+  EXPECT_EQ(history->open_evaluations[0].tokens, 2);
   ASSERT_EQ(history->regions.size(), 1);
   EXPECT_TRUE(history->regions[0].caught_up);
   EXPECT_EQ(history->regions[0].lease_end, 12.5);

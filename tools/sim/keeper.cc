@@ -36,12 +36,21 @@ void MadeUpStore::Apply(const std::vector<Record>& records) {
       history_.digests.erase(history_.digests.upper_bound(supersede->round),
                              history_.digests.end());
       samples_.clear();
+      evaluations_.clear();
     } else if (const auto* sample = std::get_if<SampleRecord>(&record)) {
       const std::tuple key(sample->view, sample->round, sample->region);
       if (sample->state == SampleState::kCommitted || sample->state == SampleState::kReturned) {
         samples_.erase(key);
       } else {
         samples_[key] = *sample;
+      }
+    } else if (const auto* evaluation = std::get_if<EvaluationRecord>(&record)) {
+      if (evaluation->region.empty()) {
+        std::erase_if(evaluations_, [&](const EvaluationRecord& one) {
+          return one.view == evaluation->view && one.round == evaluation->round;
+        });
+      } else {
+        evaluations_.push_back(*evaluation);
       }
     } else if (const auto* membership = std::get_if<MembershipRecord>(&record)) {
       history_.membership = membership->membership;
@@ -58,6 +67,7 @@ History MadeUpStore::history() const {
   History history = history_;
   for (const auto& [name, region] : regions_) history.regions.push_back(region);
   for (const auto& [key, sample] : samples_) history.open_samples.push_back(sample);
+  history.open_evaluations = evaluations_;
   return history;
 }
 

@@ -24,6 +24,7 @@ class MadeUpStore {
   History history_;
   std::map<std::string, RegionRecord> regions_;
   std::map<std::tuple<int64_t, int64_t, std::string>, SampleRecord> samples_;
+  std::vector<EvaluationRecord> evaluations_;  // not by all members yet
 };
 
 class Keeper {
