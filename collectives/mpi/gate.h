@@ -1,7 +1,8 @@
 // A counter in shared memory that one rank raises and others wait for.
 //
-// 1. The waiter polls: some pauses if every rank has a core, then gives up its time slice between
-//    polls for kYieldSeconds, so that the rank it waits for can have the core.
+// 1. The waiter polls: some pauses if every rank has a core, and the rank it waits for was last seen
+//    on another than its own; then it gives up its time slice between polls for kYieldSeconds, so
+//    that the rank it waits for can have the core.
 // 2. Then it sleeps in the kernel (futex) until the counter is raised: a long wait costs nothing.
 // 3. Between polls, and asleep at least every `longest_sleep`, it runs a callback: MPI's progress,
 //    and whether the other rank still lives.
@@ -25,6 +26,7 @@ namespace atl {
 struct alignas(128) Gate {
   std::atomic<uint32_t> count;
   std::atomic<uint32_t> sleepers;
+  std::atomic<int32_t> core;  // that raised it last, from 1; 0: unknown
 
   void Raise(uint32_t to);
   bool Reached(uint32_t target) const {

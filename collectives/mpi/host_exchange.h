@@ -75,7 +75,7 @@ struct HostExchangeOptions {
   // Shorter ones go through slots even so: one meeting instead of two.
   int64_t least_shared_bytes = int64_t{16} << 10;
   // All-gathers of shared vectors that have at least so many bytes together write past the caches.
-  int64_t gather_past_caches_bytes = int64_t{8} << 20;
+  int64_t gather_past_caches_bytes = int64_t{16} << 20;
   // Asked while a rank has to wait, with the local rank it waits for and the seconds so far; an
   // error ends the call.
   std::function<Status(int local_rank, double waited_seconds)> while_waiting;
