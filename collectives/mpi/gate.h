@@ -1,7 +1,7 @@
 // A counter in shared memory that one rank raises and others wait for.
 //
-// 1. The waiter polls: some pauses if every rank has a core, and the rank it waits for was last seen
-//    on another than its own; then it gives up its time slice between polls for kYieldSeconds, so
+// 1. The waiter polls: some pauses if every rank has a core and the rank it waits for was last seen
+//    on another than its own. Then it gives up its time slice between polls for kYieldSeconds, so
 //    that the rank it waits for can have the core.
 // 2. Then it sleeps in the kernel (futex) until the counter is raised: a long wait costs nothing.
 // 3. Between polls, and asleep at least every `longest_sleep`, it runs a callback: MPI's progress,
