@@ -43,6 +43,11 @@ using Key = std::array<uint8_t, 32>;
 
 // Payload of a kUnavailable status: the name of the region that was lost.
 inline constexpr char kPeerPayload[] = "atoll/peer";
+// Beside it, how that is known.
+inline constexpr char kEvidencePayload[] = "atoll/evidence";
+inline constexpr char kEvidenceSilent[] = "silent";  // nothing is heard of it
+inline constexpr char kEvidenceGone[] = "gone";      // refuses calls, began anew or said farewell
+inline constexpr char kEvidenceTold[] = "told";  // it lives, and told us that it lost another one
 
 // A member that work waits for has not been heard for some seconds, or (0 seconds) is heard again.
 struct Silence {
@@ -135,6 +140,8 @@ class Operation {
   // Blocks until done. A failure leaves the buffer in no particular state, or restored (see
   // AllReduceOptions).
   virtual StatusOr<AllReduceResult> Wait() = 0;
+  // Blocks until done, `seconds` at most; whether it is.
+  virtual bool WaitFor(double seconds) = 0;
   // The operation ends with kCancelled (unless done); when Cancel returns, the engine no longer
   // touches the buffer.
   virtual void Cancel() = 0;

@@ -426,7 +426,8 @@ StatusOr<Link::Verdict> GroupState::OnAbort(int member, const FrameHeader& heade
       reason.code == ReasonCode::kCancelled
           ? absl::AbortedError(absl::StrCat(Name(about), " cancelled operation ", id))
           : PeerError(about,
-                      absl::StrCat(Name(member), " failed operation ", id, ": ", reason.text));
+                      absl::StrCat(Name(member), " failed operation ", id, ": ", reason.text),
+                      kEvidenceTold);
   const bool under_way = exchanges_.count(id) > 0;
   if (!under_way && IsPast(id)) return Link::Verdict::kTaken;
   if (!under_way) {

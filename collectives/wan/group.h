@@ -217,9 +217,10 @@ class GroupState {
   void EndTransfers(int member, const Status& why);
 
   // Members that are silent, lost or leave (group_members.cc).
-  Status PeerError(int member, const std::string& message) const;
+  // `evidence`: one of kEvidence...
+  Status PeerError(int member, const std::string& message, const char* evidence) const;
   // `member` is lost, and with it the group.
-  void Break(int member, const std::string& message);
+  void Break(int member, const std::string& message, const char* evidence);
   void CheckLeft(int member);
   void MemberLeft(int member, const Reason& reason);
   void SayBye(const Reason& reason);

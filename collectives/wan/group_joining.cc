@@ -159,7 +159,7 @@ Status GroupState::BeganAnew(int index) {
   if (missed) {
     const std::string message =
         absl::StrCat("lost ", Name(index), " (", Place(), "): its gateway began anew");
-    Break(index, message);
+    Break(index, message, kEvidenceGone);
     return absl::AlreadyExistsError(message);
   }
   EndTransfers(index, absl::UnavailableError("its gateway began anew"));
@@ -191,7 +191,8 @@ void GroupState::DialFailed(int index, const Status& status) {
   const bool gone =
       IsConnectionRefused(status) && (member.reached || now - member.down_since > kCallBackSeconds);
   if (gone) {
-    Break(index, absl::StrCat("lost ", Name(index), " (", Place(), "): ", status.message()));
+    Break(index, absl::StrCat("lost ", Name(index), " (", Place(), "): ", status.message()),
+          kEvidenceGone);
   }
 }
 

@@ -32,15 +32,16 @@ double Now() { return Clock::Real()->MonotonicSeconds(); }
 
 }  // namespace
 
-Status GroupState::PeerError(int member, const std::string& message) const {
+Status GroupState::PeerError(int member, const std::string& message, const char* evidence) const {
   Status status = absl::UnavailableError(message);
   status.SetPayload(kPeerPayload, absl::Cord(group_.names[member]));
+  status.SetPayload(kEvidencePayload, absl::Cord(evidence));
   return status;
 }
 
-void GroupState::Break(int member, const std::string& message) {
-  if (group_.transfers_only) return EndTransfers(member, PeerError(member, message));
-  const Status status = PeerError(member, message);
+void GroupState::Break(int member, const std::string& message, const char* evidence) {
+  const Status status = PeerError(member, message, evidence);
+  if (group_.transfers_only) return EndTransfers(member, status);
   if (broken_.ok()) {
     LOG(WARNING) << Place() << " is broken: " << message;
     broken_ = status;
@@ -68,11 +69,12 @@ void GroupState::MemberLeft(int index, const Reason& reason) {
   members_[index].left = true;
   std::string message = absl::StrCat(Name(index), " left ", Place());
   if (!reason.text.empty()) absl::StrAppend(&message, ": ", reason.text);
-  if (group_.transfers_only) return EndTransfers(index, PeerError(index, message));
+  if (group_.transfers_only) return EndTransfers(index, PeerError(index, message, kEvidenceGone));
   // Who leaves because it has lost another one names that one.
   int about = std::min(reason.about.value_or(index), members() - 1);
   if (about == self_) about = index;  // it was we whom it lost
-  const Status status = PeerError(about, message);
+  const Status status =
+      PeerError(about, message, reason.code == ReasonCode::kLost ? kEvidenceTold : kEvidenceGone);
   if (broken_.ok()) {
     LOG(INFO) << message;
     broken_ = status;
@@ -146,7 +148,8 @@ void GroupState::OnLost(Link* link, const Status& status) {
     member.dial_at = std::max(member.dial_at, now + kLastBackoffSeconds);
     if (member.channel->up() || member.left || Ended()) return;
     Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
-                              ") before all that it sent was here: ", status.message()));
+                              ") before all that it sent was here: ", status.message()),
+          kEvidenceGone);
     return;
   }
   if (breach) {
@@ -158,7 +161,8 @@ void GroupState::OnLost(Link* link, const Status& status) {
   if (breach && member.breaches > kMaxBreaches) {
     member.unwelcome = true;
     Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
-                              "): it broke the rules too often, last: ", status.message()));
+                              "): it broke the rules too often, last: ", status.message()),
+          kEvidenceGone);
     return;
   }
   VLOG(1) << Place() << ": a connection to " << Name(index) << " broke: " << status.message();
@@ -197,7 +201,8 @@ void GroupState::Watch(Member* member, int index, double now, Losses* losses) {
   }
   if (silent > options_.patience_seconds) {
     Break(index, absl::StrCat("lost ", Name(index), " (", Place(), "): silent for ",
-                              FormatDuration(silent)));
+                              FormatDuration(silent)),
+          kEvidenceSilent);
     return;
   }
   for (Link* const link : channel->Stuck(now)) {

@@ -1,5 +1,6 @@
 #include "collectives/wan/operation.h"
 
+#include <chrono>
 #include <utility>
 
 namespace atl::wan {
@@ -13,6 +14,12 @@ StatusOr<AllReduceResult> OperationHandle::Wait() {
   std::unique_lock<std::mutex> lock(mutex_);
   done_.wait(lock, [this] { return result_.has_value(); });
   return *result_;
+}
+
+bool OperationHandle::WaitFor(double seconds) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  return done_.wait_for(lock, std::chrono::duration<double>(seconds),
+                        [this] { return result_.has_value(); });
 }
 
 void OperationHandle::Cancel() {

@@ -23,6 +23,7 @@ class OperationHandle : public Operation {
 
   bool Done() const override;
   StatusOr<AllReduceResult> Wait() override;
+  bool WaitFor(double seconds) override;
   void Cancel() override;
   int64_t elements_done() const override { return elements_done_.load(std::memory_order_relaxed); }
 
