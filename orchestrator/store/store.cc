@@ -73,7 +73,8 @@ StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
 
 Status Store::Apply(const std::vector<Record>& records) {
   if (records.empty()) return OkStatus();
-  RETURN_IF_ERROR(database_->Execute("BEGIN IMMEDIATE"));
+  // A step may give out samples of a view before it says what the view is: all must fit at the end.
+  RETURN_IF_ERROR(database_->Execute("BEGIN IMMEDIATE; PRAGMA defer_foreign_keys=ON"));
   Status status;
   for (const Record& record : records) {
     status = std::visit([&](const auto& typed) { return writer_->Write(typed); }, record);
