@@ -102,6 +102,12 @@ CommandSpec Spec() {
   flag("trainer", FlagKind::kText, "MODULE.so", "trainer module; else the libtorch one");
   flag("log_dir", FlagKind::kText, "DIR",
        "append stderr to DIR/rank-R.log, leave last words there");
+  flag(
+      "lease_end", FlagKind::kText, "TIME",
+      "when the site takes the accelerators back, as 2026-11-30T18:00:00Z; the region leaves after "
+      "the last round that fits. Else: open");
+  flag("lease_lead", FlagKind::kDuration, "TIME",
+       "the site really ends so much earlier than --lease_end", "0s");
   flag("orchestrator_wait", FlagKind::kDuration, "TIME",
        "how long to wait for the orchestrator's first answer", "30s");
   flag("orchestrator_lost", FlagKind::kDuration, "TIME",
@@ -154,6 +160,18 @@ StatusOr<Lease> FindLease(const ParsedFlags& flags) {
   return LoadLease(absl::StrCat(directory, "/", flags.Text("region"), ".lease"));
 }
 
+// Seconds since the epoch; 0: open.
+StatusOr<double> LeaseEnd(const ParsedFlags& flags) {
+  if (!flags.Has("lease_end")) return 0.0;
+  absl::Time end;
+  std::string error;
+  if (!absl::ParseTime(absl::RFC3339_full, flags.Text("lease_end"), &end, &error)) {
+    return UsageError(absl::StrCat("--lease_end=", flags.Text("lease_end"),
+                                   " is not a time like 2026-11-30T18:00:00Z: ", error));
+  }
+  return absl::ToDoubleSeconds(end - absl::UnixEpoch()) - flags.Seconds("lease_lead");
+}
+
 std::string RandomHex() {
   uint64_t bits = 0;
   FillWithSystemRandom(&bits, sizeof bits);
@@ -180,6 +198,10 @@ AgentExit Lead(const ParsedFlags& flags, RegionWorker& worker, Communicator& con
   g_client.store(client->get());
   AgentOptions options;
   options.hello.set_protocol(kControlProtocol);
+  const auto lease_end = LeaseEnd(flags);
+  if (!lease_end.ok()) return finish_early(lease_end.status());
+  options.survives = true;
+  options.hello.set_lease_end(*lease_end);
   options.hello.set_region(flags.Text("region"));
   options.hello.set_attempt(RandomHex());
   options.hello.set_workers(control.size());

@@ -86,7 +86,7 @@ TEST_F(EnteringTest, AViewThatIsGivenUpEndsTheConnectingOnAllRanks) {
     while (workers_[0]->doing().find("waiting for oslo since") == std::string::npos) {
       std::this_thread::yield();
     }
-    workers_[0]->AbandonView(1);
+    workers_[0]->Interrupt(2);
   });
   const auto answers = Do(enter);
   leader.join();
@@ -99,7 +99,7 @@ TEST_F(EnteringTest, AViewThatIsGivenUpEndsTheConnectingOnAllRanks) {
 
 TEST_F(EnteringTest, AViewThatWasGivenUpBeforeItBeganIsNotEntered) {
   const pb::RegionCommand enter = ViewWithAStranger();
-  workers_[0]->AbandonView(1);
+  workers_[0]->Interrupt(2);  // the next command
   for (const pb::RegionAnswer& answer : Do(enter)) EXPECT_TRUE(answer.interrupted());
 }
 

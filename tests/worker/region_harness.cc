@@ -15,51 +15,10 @@
 namespace atl {
 namespace {
 
-// One region: its workers follow rank 0, which the test drives through Do().
-class Region {
- public:
-  Region(const HarnessOptions& options, const std::string& name, int workers) {
-    communicators_ = MakeInProcessGroup(workers);
-    for (int rank = 0; rank < workers; ++rank) {
-      RegionWorkerOptions worker;
-      worker.region = name;
-      worker.run_dir = options.run_dir;
-      worker.wan_listen = Endpoint{"127.0.0.1", 0};
-      workers_.push_back(std::make_unique<RegionWorker>(worker, communicators_[rank].get()));
-    }
-    for (int rank = 1; rank < workers; ++rank) {
-      threads_.emplace_back([this, rank] {
-        const auto code = FollowLeader(*workers_[rank], *communicators_[rank], Abort);
-        CHECK(code.ok()) << code.status();
-      });
-    }
-  }
-
-  ~Region() {
-    pb::RegionCommand finish;
-    finish.mutable_finish();
-    CHECK(RunCommand(finish, *workers_[0], *communicators_[0], Abort).ok());
-    for (std::thread& thread : threads_) thread.join();
-  }
-
-  std::vector<pb::RegionAnswer> Do(const pb::RegionCommand& command) {
-    auto answers = RunCommand(command, *workers_[0], *communicators_[0], Abort);
-    CHECK(answers.ok()) << answers.status();
-    return *std::move(answers);
-  }
-
- private:
-  static void Abort(const pb::RegionAnswer& answer) { LOG(FATAL) << answer.error(); }
-
-  std::vector<std::unique_ptr<Communicator>> communicators_;
-  std::vector<std::unique_ptr<RegionWorker>> workers_;
-  std::vector<std::thread> threads_;
-};
-
 using Answers = std::vector<std::vector<pb::RegionAnswer>>;  // by region, by rank
 
 // The same kind of command to all regions at once, as their leaders would give it.
-Answers InAllRegions(std::vector<std::unique_ptr<Region>>& regions,
+Answers InAllRegions(std::vector<std::unique_ptr<HarnessRegion>>& regions,
                      const std::function<pb::RegionCommand(size_t region)>& command) {
   Answers answers(regions.size());
   std::vector<std::thread> threads;
@@ -127,11 +86,46 @@ pb::View MakeView(const HarnessOptions& options, const Answers& set_up) {
 
 }  // namespace
 
+HarnessRegion::HarnessRegion(const std::string& run_dir, const std::string& name, int workers)
+    : name_(name) {
+  communicators_ = MakeInProcessGroup(workers);
+  for (int rank = 0; rank < workers; ++rank) {
+    RegionWorkerOptions worker;
+    worker.region = name;
+    worker.run_dir = run_dir;
+    worker.wan_listen = Endpoint{"127.0.0.1", 0};
+    workers_.push_back(std::make_unique<RegionWorker>(worker, communicators_[rank].get()));
+  }
+  for (int rank = 1; rank < workers; ++rank) {
+    threads_.emplace_back([this, rank] {
+      const auto code = FollowLeader(*workers_[rank], *communicators_[rank], Abort);
+      CHECK(code.ok()) << code.status();
+    });
+  }
+}
+
+HarnessRegion::~HarnessRegion() {
+  pb::RegionCommand finish;
+  finish.mutable_finish();
+  Do(finish);
+  for (std::thread& thread : threads_) thread.join();
+}
+
+std::vector<pb::RegionAnswer> HarnessRegion::Do(const pb::RegionCommand& command) {
+  ++commands_;
+  auto answers = RunCommand(command, *workers_[0], *communicators_[0], Abort);
+  CHECK(answers.ok()) << answers.status();
+  return *std::move(answers);
+}
+
+void HarnessRegion::Abort(const pb::RegionAnswer& answer) { LOG(FATAL) << answer.error(); }
+
 HarnessResult RunRegions(const HarnessOptions& options) {
   HarnessResult result;
-  std::vector<std::unique_ptr<Region>> regions;
+  std::vector<std::unique_ptr<HarnessRegion>> regions;
   for (size_t i = 0; i < options.workers.size(); ++i) {
-    regions.push_back(std::make_unique<Region>(options, RegionName(i), options.workers[i]));
+    regions.push_back(
+        std::make_unique<HarnessRegion>(options.run_dir, RegionName(i), options.workers[i]));
   }
   const auto all = [&](const std::function<void(pb::RegionCommand&, size_t)>& fill) {
     Answers answers = InAllRegions(regions, [&](size_t region) {
@@ -150,6 +144,11 @@ HarnessResult RunRegions(const HarnessOptions& options) {
       all([&](pb::RegionCommand& c, size_t) { *c.mutable_set_up()->mutable_job() = options.job; });
   if (!result.error.empty()) return result;
   const pb::View view = MakeView(options, set_up);
+  const int64_t sequence = options.job.data().sequence_length();
+  int64_t steps = InnerSteps(options.job), tokens = 0;
+  const auto plan_of = [&](size_t i, int64_t round) {
+    return PlanRound(view, options.job, static_cast<int>(i), round);
+  };
   const Answers entered = all([&](pb::RegionCommand& c, size_t i) {
     *c.mutable_enter_view()->mutable_view() = view;
     if (options.checkpoint_of_round.empty()) return;
@@ -166,23 +165,40 @@ HarnessResult RunRegions(const HarnessOptions& options) {
   evaluate();
   for (int64_t round = view.first_round(); round <= view.last_round() && result.error.empty();
        ++round) {
-    const Answers trained =
-        all([&](pb::RegionCommand& c, size_t) { c.mutable_train()->set_round(round); });
+    const Answers trained = all([&](pb::RegionCommand& c, size_t i) {
+      c.mutable_train()->set_round(round);
+      c.mutable_train()->set_steps(steps);
+      const Range samples = plan_of(i, round).region_samples;
+      pb::SampleRange* range = c.mutable_train()->add_samples();
+      range->set_begin(samples.begin);
+      range->set_end(samples.end);
+    });
     result.losses.push_back(MeanLoss(trained));
+    const int64_t expected = plan_of(0, round).job_samples.size() * sequence;
+    tokens = 0;
+    for (const auto& region : trained) {
+      for (const auto& answer : region) tokens += answer.tokens();
+    }
     all([&](pb::RegionCommand& c, size_t i) {
       c.mutable_reduce()->set_round(round);
-      int64_t tokens = 0;
-      for (const auto& answer : trained[i]) tokens += answer.tokens();
-      c.mutable_reduce()->mutable_note()->set_tokens(tokens);
+      c.mutable_reduce()->set_position(round);
+      c.mutable_reduce()->set_expected_tokens(expected);
+      int64_t own = 0;
+      for (const auto& answer : trained[i]) own += answer.tokens();
+      c.mutable_reduce()->mutable_note()->set_tokens(own);
     });
     if (!result.error.empty()) break;
-    const Answers committed =
-        all([&](pb::RegionCommand& c, size_t) { c.mutable_commit()->set_round(round); });
+    const Answers committed = all([&](pb::RegionCommand& c, size_t) {
+      c.mutable_commit()->set_round(round);
+      c.mutable_commit()->set_tokens(tokens);
+      c.mutable_commit()->set_expected_tokens(expected);
+    });
     result.digests.push_back(Digests(committed));
     if (options.job.checkpoint().every() > 0 && round % options.job.checkpoint().every() == 0) {
       all([&](pb::RegionCommand& c, size_t i) {
         c.mutable_save()->set_round(round);
         c.mutable_save()->set_digest(result.digests.back()[i]);
+        c.mutable_save()->set_next_sample(plan_of(i, round).job_samples.end);
       });
     }
   }

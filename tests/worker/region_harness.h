@@ -3,15 +3,41 @@
 // every worker the same commands.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "proto/region.pb.h"
 #include "worker/region/region_worker.h"
 
 namespace atl {
+
+// One region: its workers follow rank 0, which the test drives through Do().
+class HarnessRegion {
+ public:
+  HarnessRegion(const std::string& run_dir, const std::string& name, int workers);
+  ~HarnessRegion();
+
+  const std::string& name() const { return name_; }
+  int workers() const { return static_cast<int>(workers_.size()); }
+  std::vector<pb::RegionAnswer> Do(const pb::RegionCommand& command);
+  // The command under way.
+  void Interrupt() { workers_[0]->Interrupt(commands_.load()); }
+  void InterruptNext() { workers_[0]->Interrupt(commands_.load() + 1); }
+  std::string doing() const { return workers_[0]->doing(); }
+
+ private:
+  static void Abort(const pb::RegionAnswer& answer);
+
+  const std::string name_;
+  std::atomic<int64_t> commands_ = 0;
+  std::vector<std::unique_ptr<Communicator>> communicators_;
+  std::vector<std::unique_ptr<RegionWorker>> workers_;
+  std::vector<std::thread> threads_;
+};
 
 struct HarnessOptions {
   pb::Job job;

@@ -28,8 +28,9 @@ Range Gradients::WorkerSamples(Range samples, int rank, int workers) {
   return {begin, begin + each + (rank < larger ? 1 : 0)};
 }
 
-StatusOr<double> Gradients::Step(Range samples, double scale) {
-  const Range mine = WorkerSamples(samples, region_->rank(), region_->size());
+StatusOr<double> Gradients::Step(std::span<const int64_t> samples, double scale) {
+  const Range mine =
+      WorkerSamples({0, static_cast<int64_t>(samples.size())}, region_->rank(), region_->size());
   const int64_t sequence = dataset_->sequence_length();
   RETURN_IF_ERROR(trainer_->ZeroGradients());
   missing_ = tensors_in_segment_;
@@ -41,7 +42,7 @@ StatusOr<double> Gradients::Step(Range samples, double scale) {
     tokens.resize(batch * (sequence + 1));
     for (int64_t i = 0; i < batch; ++i) {
       RETURN_IF_ERROR(dataset_->TrainingSample(
-          first + i, std::span(tokens).subspan(i * (sequence + 1), sequence + 1)));
+          samples[first + i], std::span(tokens).subspan(i * (sequence + 1), sequence + 1)));
     }
     std::function<void(int64_t)> ready;
     if (queue_ && first + batch == mine.end)

@@ -10,7 +10,9 @@
 // Thread rule: one thread, which also runs the trainer.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "collectives/communicator.h"
@@ -30,10 +32,10 @@ class Gradients {
   // `samples`: of the job's stream, the whole region's for this step. Gradients are those of scale
   // x the sum of cross entropies. Returns this worker's own sum of cross entropies in nats,
   // unscaled.
-  StatusOr<double> Step(Range samples, double scale);
+  StatusOr<double> Step(std::span<const int64_t> samples, double scale);
 
-  // This worker's part of the region's samples: contiguous, by rank, the first ones larger by one
-  // where they do not divide.
+  // A worker's part of the region's samples (places in their list): contiguous, by rank, the first
+  // ones larger by one where they do not divide.
   static Range WorkerSamples(Range samples, int rank, int workers);
 
  private:

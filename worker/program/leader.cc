@@ -10,6 +10,7 @@ namespace atl {
 namespace {
 
 constexpr double kLongestWaitSeconds = 0.25;
+constexpr double kLastCommandSeconds = 3;  // to end when the region's part is over
 
 Agent::Link LinkOf(ControlClient::State state) {
   switch (state) {
@@ -71,6 +72,9 @@ AgentExit Leader::Run(bool* region_ended) {
       signal_told = true;
       Apply(agent_.OnStopRequested(signal, now));
     }
+    for (const auto& [region, seconds] : worker_->silent()) {
+      Apply(agent_.OnSilence(region, seconds, now));
+    }
     Apply(agent_.OnTick(now));
     SendHeartbeat(now);
   }
@@ -85,7 +89,7 @@ void Leader::Apply(AgentActions actions) {
     if (message.has_left()) client_->Send(CurrentHeartbeat());
     client_->Send(message);
   }
-  if (actions.abandon_view) worker_->AbandonView(agent_.view().id());
+  if (actions.abandon_view || actions.interrupt) worker_->Interrupt(submitted_);
   if (actions.run) Submit(*std::move(actions.run));
   if (actions.exit && !exit_) exit_ = std::move(actions.exit);
 }
@@ -105,14 +109,22 @@ void Leader::Submit(pb::RegionCommand command) {
   {
     MutexLock lock(&mutex_);
     command_ = std::move(command);
+    ++submitted_;
   }
   changed_.NotifyAll();
 }
 
 bool Leader::FinishRegion(ExitCode code) {
   {
+    // An observer may still listen, say. What cannot be interrupted ends soon, or is stuck.
+    worker_->Interrupt(submitted_);
+    const double deadline = Clock::Real()->MonotonicSeconds() + kLastCommandSeconds;
     MutexLock lock(&mutex_);
+    while (command_ && Clock::Real()->MonotonicSeconds() < deadline) {
+      changed_.WaitFor(&mutex_, kLongestWaitSeconds);
+    }
     if (command_) return false;
+    answers_.clear();
   }
   pb::RegionCommand finish;
   finish.mutable_finish()->set_exit_code(static_cast<int>(code));

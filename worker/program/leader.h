@@ -45,6 +45,7 @@ class Leader {
   const std::function<const char*()> stop_signal_;
   std::optional<AgentExit> exit_;
   double heartbeat_at_ = 0;
+  int64_t submitted_ = 0;  // commands, as the worker counts them
 
   Mutex mutex_;
   CondVar changed_;

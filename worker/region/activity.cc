@@ -31,6 +31,17 @@ void Activity::OnSilence(const wan::Silence& silence) {
   }
 }
 
+std::map<std::string, double> Activity::silent() const {
+  const double now = clock_->MonotonicSeconds();
+  std::map<std::string, double> silent;
+  MutexLock lock(&mutex_);
+  for (const auto& [key, one] : silent_) {
+    double& seconds = silent[one.name];
+    seconds = std::max(seconds, now - one.since);
+  }
+  return silent;
+}
+
 std::string Activity::what() const {
   MutexLock lock(&mutex_);
   return what_;

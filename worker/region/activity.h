@@ -33,6 +33,8 @@ class Activity {
   void WaitFor(const std::string& whom, const std::string& then);
   void OnSilence(const wan::Silence& silence);
 
+  // Members that are called silent, and since how many seconds.
+  std::map<std::string, double> silent() const;
   std::string what() const;  // without waits
   std::string Text() const;
 

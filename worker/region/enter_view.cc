@@ -6,12 +6,12 @@
 //      every worker reads its own slices, the ranks agree that all could, and the region gathers
 //      the parameters;
 //   3. the digest of what is now held goes back to the leader, which compares it with the view's;
-//   4. every lane of this worker joins its group (join_lanes.cc).
+//   4. every lane of this worker joins its group (views.cc), in the background from the start.
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "collectives/nccl/loader.h"
-#include "worker/region/view_state.h"
+#include "worker/region/replica.h"
 #include "worker/sync/lane_buffer.h"
 
 namespace atl {
@@ -26,63 +26,81 @@ Status ReadInto(const checkpoint::Checkpoint& checkpoint, const std::string& sec
   return trainer.Write(vector, offset, host);
 }
 
+// The "checkpoint" of a region that still holds the outer state.
+constexpr char kInMemory[] = "memory";
+
 }  // namespace
 
-Status RegionWorker::EnterView(const pb::EnterView& command, pb::RegionAnswer* answer) {
-  const ScopedPhase phase(&phases_, Phase::kRestart);
-  const pb::View& view = command.view();
-  Doing(absl::StrCat("entering view ", view.id()));
-  if (view_) wan_->Leave(ViewId{view_->view.id()});
-  {
-    MutexLock lock(&mutex_);
-    links_of_others_.clear();
-  }
-  view_ = std::make_unique<ViewState>();
-  view_->view = view;
-  for (int member = 0; member < view.members_size(); ++member) {
-    if (view.members(member).region() == options_.region) view_->member = member;
-  }
-  view_->tensors = control_;
+Status RegionWorker::MakeReplica(int lanes) {
+  has_state_ = false;
+  replica_ = std::make_unique<Replica>();
+  replica_->tensors = control_;
   if (trainer_->on_device() && control_->size() > 1) {
-    ASSIGN_OR_RETURN(view_->device_tensors, MakeNcclCommunicator(*control_, device_));
-    view_->tensors = view_->device_tensors.get();
+    ASSIGN_OR_RETURN(replica_->device_tensors, MakeNcclCommunicator(*control_, device_));
+    replica_->tensors = replica_->device_tensors.get();
   }
   Buckets buckets = MakeBuckets(trainer_->tensors(), trainer_->size(), job_.train().bucket_bytes());
-  view_->lanes = std::make_unique<Lanes>(buckets.segments, view.lanes());
-  ASSIGN_OR_RETURN(view_->inner, InnerOptimizer::Create(trainer_.get(), view_->tensors,
-                                                        view_->lanes.get(), job_.train()));
-  view_->gradients = std::make_unique<Gradients>(
-      trainer_.get(), view_->tensors, view_->lanes.get(), dataset_.get(),
+  replica_->lanes = std::make_unique<Lanes>(buckets.segments, lanes);
+  ASSIGN_OR_RETURN(replica_->inner, InnerOptimizer::Create(trainer_.get(), replica_->tensors,
+                                                           replica_->lanes.get(), job_.train()));
+  replica_->gradients = std::make_unique<Gradients>(
+      trainer_.get(), replica_->tensors, replica_->lanes.get(), dataset_.get(),
       std::move(buckets.segment_of_tensor), job_.train().micro_batch());
   RegionContext context;
   context.job = &job_;
-  context.view = &view_->view;
-  context.member = view_->member;
+  context.view = &view_;
   context.trainer = trainer_.get();
-  context.tensors = view_->tensors;
-  context.lanes = view_->lanes.get();
+  context.tensors = replica_->tensors;
+  context.lanes = replica_->lanes.get();
   context.wan = wan_.get();
   context.dataset = dataset_.get();
-  context.gradients = view_->gradients.get();
-  context.inner = view_->inner.get();
+  context.gradients = replica_->gradients.get();
+  context.inner = replica_->inner.get();
   context.phases = &phases_;
   context.doing = [this](const std::string& text) { Doing(text); };
-  view_->method = SyncMethod::Create(context);
-  answer->set_optimizer_bytes(trainer_->optimizer_bytes());
-  LOG(INFO) << "view " << view.id() << ": member " << view_->member << " of " << view.members_size()
-            << ", lanes " << view_->lanes->lanes() << ", " << view_->lanes->segments().size()
+  replica_->method = SyncMethod::Create(context);
+  LOG(INFO) << "lanes " << lanes << ", " << replica_->lanes->segments().size()
             << " segments, optimizer state " << trainer_->optimizer_bytes() << " bytes";
+  return OkStatus();
+}
 
+Status RegionWorker::EnterView(const pb::View& view, pb::RegionAnswer* answer) {
+  const ScopedPhase phase(&phases_, Phase::kRestart);
+  Doing(absl::StrCat("entering view ", view.id()));
+  StopServing();
+  following_.reset();
+  if (view_.id() > 0) wan_->Leave(ViewId{view_.id()});
+  view_.Clear();
+  RETURN_IF_ERROR(PrepareView(view));
+  if (view.checkpoint() != kInMemory) RETURN_IF_ERROR(MakeReplica(view.lanes()));
+  Status loaded;
   if (view.checkpoint().empty()) {
     RETURN_IF_ERROR(InitializeParameters(*trainer_, job_.seed(), model_.layers()));
-    RETURN_IF_ERROR(view_->method->ResetOuterState());
-  } else if (const Status loaded = Load(view); !loaded.ok()) {
+    RETURN_IF_ERROR(replica_->method->ResetOuterState());
+  } else {
+    loaded = view.checkpoint() == kInMemory ? KeepState(view) : Load(view);
+  }
+  if (!loaded.ok()) {
+    joiner_.reset();
     answer->set_checkpoint_unusable(true);
     return loaded;
   }
-  ASSIGN_OR_RETURN(const Digest digest, view_->method->OuterDigest());
+  has_state_ = true;
+  state_round_ = view.first_round() - 1;
+  answer->set_optimizer_bytes(trainer_->optimizer_bytes());
+  ASSIGN_OR_RETURN(const Digest digest, replica_->method->OuterDigest());
   answer->set_digest(digest.Hex());
-  return JoinLanes(answer);
+  RETURN_IF_ERROR(JoinPrepared(answer));
+  return ServeState();
+}
+
+// All ranks come to the same answer.
+Status RegionWorker::KeepState(const pb::View& view) {
+  if (replica_ == nullptr || !has_state_ || state_round_ != view.first_round() - 1 ||
+      replica_->lanes->lanes() != view.lanes()) {
+    return UsageError("the outer state is not, or no longer, in this region's memory");
+  }
+  return replica_->method->Restore();
 }
 
 Status RegionWorker::Load(const pb::View& view) {
@@ -96,8 +114,8 @@ Status RegionWorker::Load(const pb::View& view) {
     }
     RETURN_IF_ERROR(LoadOwnSlices(*checkpoint));
     if (view.checkpoint_own())
-      RETURN_IF_ERROR(LoadLaneVectors(*checkpoint, view_->method->RegionalVectors()));
-    if (view.checkpoint_own() || view_->method->inner_state_replicated())
+      RETURN_IF_ERROR(LoadLaneVectors(*checkpoint, replica_->method->RegionalVectors()));
+    if (view.checkpoint_own() || replica_->method->inner_state_replicated())
       return LoadInnerState(*checkpoint);
     LOG(INFO) << "the inner optimizer starts fresh: " << view.checkpoint()
               << " is another region's";
@@ -110,23 +128,23 @@ Status RegionWorker::Load(const pb::View& view) {
     if (!all[rank].empty())
       return UsageError(absl::StrCat("rank ", rank, " could not load it: ", all[rank]));
   }
-  return view_->inner->GatherParameters();
+  return replica_->inner->GatherParameters();
 }
 
 Status RegionWorker::LoadOwnSlices(const checkpoint::Checkpoint& checkpoint) {
   const std::vector<checkpoint::TensorSpec> tensors = TensorSpecs();
-  for (const Range& slice : view_->inner->owned()) {
+  for (const Range& slice : replica_->inner->owned()) {
     RETURN_IF_ERROR(
         ReadInto(checkpoint, "model", tensors, slice, *trainer_, Vector::kParameters, slice.begin));
   }
-  RETURN_IF_ERROR(view_->method->ResetOuterState());
-  return LoadLaneVectors(checkpoint, view_->method->OuterVectors());
+  RETURN_IF_ERROR(replica_->method->ResetOuterState());
+  return LoadLaneVectors(checkpoint, replica_->method->OuterVectors());
 }
 
 Status RegionWorker::LoadLaneVectors(const checkpoint::Checkpoint& checkpoint,
                                      const std::vector<LaneVector>& vectors) {
   const std::vector<checkpoint::TensorSpec> tensors = TensorSpecs();
-  const Range own = view_->lanes->LanesOfWorker(control_->rank(), control_->size());
+  const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
   for (const LaneVector& vector : vectors) {
     if (!checkpoint.HasSection(vector.section)) {
       LOG(WARNING) << checkpoint.path() << " has no " << vector.section << ": it starts at zero";
@@ -134,8 +152,9 @@ Status RegionWorker::LoadLaneVectors(const checkpoint::Checkpoint& checkpoint,
     }
     for (int64_t lane = own.begin; lane < own.end; ++lane) {
       int64_t offset = 0;
-      for (size_t segment = 0; segment < view_->lanes->segments().size(); ++segment) {
-        const Range slice = view_->lanes->Slice(static_cast<int>(segment), static_cast<int>(lane));
+      for (size_t segment = 0; segment < replica_->lanes->segments().size(); ++segment) {
+        const Range slice =
+            replica_->lanes->Slice(static_cast<int>(segment), static_cast<int>(lane));
         RETURN_IF_ERROR(checkpoint.Read(
             vector.section, tensors, slice,
             std::span((*vector.by_lane)[lane - own.begin]).subspan(offset, slice.size())));
@@ -149,14 +168,14 @@ Status RegionWorker::LoadLaneVectors(const checkpoint::Checkpoint& checkpoint,
 Status RegionWorker::LoadInnerState(const checkpoint::Checkpoint& checkpoint) {
   const std::vector<checkpoint::TensorSpec> tensors = TensorSpecs();
   int64_t offset = 0;
-  for (const Range& slice : view_->inner->owned()) {
+  for (const Range& slice : replica_->inner->owned()) {
     RETURN_IF_ERROR(
         ReadInto(checkpoint, "optim/exp_avg", tensors, slice, *trainer_, Vector::kExpAvg, offset));
     RETURN_IF_ERROR(ReadInto(checkpoint, "optim/exp_avg_sq", tensors, slice, *trainer_,
                              Vector::kExpAvgSq, offset));
     offset += slice.size();
   }
-  view_->inner->set_updates(checkpoint.description().optimizer_updates);
+  replica_->inner->set_updates(checkpoint.description().optimizer_updates);
   return OkStatus();
 }
 

@@ -9,7 +9,7 @@
 #include "base/units.h"
 #include "collectives/agreement.h"
 #include "proto/model_presets.h"
-#include "worker/region/view_state.h"
+#include "worker/region/replica.h"
 
 namespace atl {
 
@@ -38,21 +38,31 @@ pb::PhaseSeconds RegionWorker::phases() const {
 pb::RegionAnswer RegionWorker::Execute(const pb::RegionCommand& command, bool* must_abort) {
   pb::RegionAnswer answer;
   const double start = Clock::Real()->MonotonicSeconds();
+  ++executed_;
   const Status status = Run(command, &answer);
+  {
+    MutexLock lock(&mutex_);
+    silent_of_others_.clear();
+  }
   if (!status.ok()) {
     const std::string error = absl::StrCat("while ", activity_.what(), ": ", status.message());
-    LOG(ERROR) << error;
+    if (answer.interrupted()) {
+      LOG(INFO) << error;
+    } else {
+      LOG(ERROR) << error;
+    }
     answer.set_error(error);
     answer.set_exit_code(static_cast<int>(ExitCodeOf(status)));
-    if (auto region = status.GetPayload(wan::kPeerPayload)) answer.set_blames(std::string(*region));
   }
-  *must_abort =
-      !status.ok() && control_->size() > 1 && (command.has_train() || command.has_commit());
+  *must_abort = !status.ok() && !answer.interrupted() && control_->size() > 1 &&
+                (command.has_train() || command.has_commit());
   answer.set_seconds(Clock::Real()->MonotonicSeconds() - start);
   answer.set_stop_requested(options_.stop_requested && options_.stop_requested());
   *answer.mutable_phases() = phases();
+  answer.set_prepared_view(joiner_ != nullptr && joiner_->joined() ? prepared_.id() : view_.id());
   // The leader asks its own engine when it needs to know.
-  if (control_->rank() > 0 && (command.has_enter_view() || command.has_reduce())) {
+  if (control_->rank() > 0 &&
+      (command.has_enter_view() || command.has_switch_view() || command.has_reduce())) {
     for (pb::WanLink& link : OwnLinks()) *answer.add_links() = std::move(link);
   }
   return answer;
@@ -63,28 +73,22 @@ Status RegionWorker::Run(const pb::RegionCommand& command, pb::RegionAnswer* ans
     case pb::RegionCommand::kSetUp:
       return SetUp(command.set_up(), answer);
     case pb::RegionCommand::kEnterView:
-      return EnterView(command.enter_view(), answer);
+      return EnterView(command.enter_view().view(), answer);
+    case pb::RegionCommand::kPrepareView:
+      return PrepareView(command.prepare_view().view());
+    case pb::RegionCommand::kSwitchView:
+      return SwitchView(command.switch_view(), answer);
     case pb::RegionCommand::kTrain:
-      return Train(command.train().round(), answer);
+      return Train(command.train(), answer);
     case pb::RegionCommand::kReduce:
       return Reduce(command.reduce(), answer);
-    case pb::RegionCommand::kCommit: {
-      const ScopedPhase phase(&phases_, Phase::kCompute);
-      Doing(absl::StrCat("outer step of round ", command.commit().round()));
-      RETURN_IF_ERROR(view_->method->Commit(Plan(command.commit().round()), notes_));
-      ASSIGN_OR_RETURN(const Digest digest, view_->method->OuterDigest());
-      answer->set_digest(digest.Hex());
-      return OkStatus();
-    }
+    case pb::RegionCommand::kCommit:
+      return Commit(command.commit(), answer);
     case pb::RegionCommand::kEvaluate:
       Doing(absl::StrCat("evaluation after round ", command.evaluate().round()));
       return Evaluate(answer);
     case pb::RegionCommand::kSave:
       return Save(command.save(), answer);
-    case pb::RegionCommand::kPrepareView:
-    case pb::RegionCommand::kSwitchView:
-      // Ready.survives is false: nobody may ask for it.
-      return absl::UnimplementedError("this region's workers do not change views");
     case pb::RegionCommand::kFinish:
     case pb::RegionCommand::BODY_NOT_SET:
       break;
@@ -93,9 +97,6 @@ Status RegionWorker::Run(const pb::RegionCommand& command, pb::RegionAnswer* ans
 }
 
 void RegionWorker::Observe(const std::vector<pb::RegionAnswer>& answers) {
-  for (const pb::RegionAnswer& answer : answers) {
-    if (answer.notes_size() > 0) notes_.assign(answer.notes().begin(), answer.notes().end());
-  }
   MutexLock lock(&mutex_);
   for (size_t rank = 0; rank < answers.size(); ++rank) {
     const auto& links = answers[rank].links();
@@ -103,16 +104,12 @@ void RegionWorker::Observe(const std::vector<pb::RegionAnswer>& answers) {
   }
 }
 
-std::vector<std::string> RegionWorker::OtherRegions() const {
+std::vector<std::string> RegionWorker::OtherRegions(const pb::View& view) const {
   std::vector<std::string> names;
-  for (const pb::Member& member : view_->view.members()) {
+  for (const pb::Member& member : view.members()) {
     if (member.region() != options_.region) names.push_back(member.region());
   }
   return names;
-}
-
-RoundPlan RegionWorker::Plan(int64_t round) const {
-  return PlanRound(view_->view, job_, view_->member, round);
 }
 
 Status RegionWorker::SetUp(const pb::SetUp& command, pb::RegionAnswer* answer) {
@@ -228,62 +225,6 @@ Status RegionWorker::OpenGateway(pb::RegionAnswer* answer) {
     ASSIGN_OR_RETURN(gateway.host, LocalHostTowards(options_.orchestrator));
   }
   answer->set_gateway(gateway.ToString());
-  return OkStatus();
-}
-
-Status RegionWorker::Train(int64_t round, pb::RegionAnswer* answer) {
-  ASSIGN_OR_RETURN(const TrainResult result, view_->method->Train(Plan(round)));
-  answer->set_loss_sum(result.loss_sum);
-  answer->set_tokens(result.tokens);
-  answer->set_gradient_norm(result.gradient_norm);
-  answer->set_learning_rate(result.learning_rate);
-  return OkStatus();
-}
-
-Status RegionWorker::Reduce(const pb::ReduceRound& command, pb::RegionAnswer* answer) {
-  Doing(absl::StrCat("all-reduce of round ", command.round()));
-  const std::vector<std::string> others = OtherRegions();
-  if (!others.empty()) {
-    activity_.WaitFor(
-        SomeNames(others),
-        absl::StrCat("who is silent for ", FormatDuration(wan::EngineOptions().patience_seconds),
-                     " is lost"));
-  }
-  notes_.clear();
-  ASSIGN_OR_RETURN(const ReduceResult result,
-                   view_->method->Reduce(Plan(command.round()), command.note()));
-  Doing(absl::StrCat("all-reduce of round ", command.round()));
-  if (control_->size() > 1) {
-    activity_.WaitFor("this region's other workers", "the outer step follows");
-  }
-  for (const pb::RoundNote& note : result.notes) *answer->add_notes() = note;
-  answer->set_wan_bytes_sent(result.bytes_sent);
-  return OkStatus();
-}
-
-Status RegionWorker::Evaluate(pb::RegionAnswer* answer) {
-  const ScopedPhase phase(&phases_, Phase::kCompute);
-  const int64_t sequence = dataset_->sequence_length();
-  const int64_t samples = std::min(job_.train().evaluate_samples(), dataset_->validation_samples());
-  const Range region =
-      Gradients::WorkerSamples({0, samples}, view_->member, view_->view.members_size());
-  const Range mine = Gradients::WorkerSamples(region, control_->rank(), control_->size());
-  double loss_sum = 0;
-  std::vector<int32_t> tokens;
-  for (int64_t first = mine.begin; first < mine.end; first += job_.train().micro_batch()) {
-    const int64_t batch = std::min(job_.train().micro_batch(), mine.end - first);
-    tokens.resize(batch * (sequence + 1));
-    for (int64_t i = 0; i < batch; ++i) {
-      // Spread over the held-out part.
-      const int64_t index = (first + i) * dataset_->validation_samples() / samples;
-      RETURN_IF_ERROR(dataset_->ValidationSample(
-          index, std::span(tokens).subspan(i * (sequence + 1), sequence + 1)));
-    }
-    ASSIGN_OR_RETURN(const double loss, trainer_->Loss(tokens, batch, sequence));
-    loss_sum += loss;
-  }
-  answer->set_loss_sum(loss_sum);
-  answer->set_tokens(mine.size() * sequence);
   return OkStatus();
 }
 

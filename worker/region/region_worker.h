@@ -1,6 +1,12 @@
 // One worker of a region: carries out the leader's commands with the trainer, the communicator and
 // the WAN engine. What each command does stands beside its message in proto/region.proto.
 //
+// region_worker.cc dispatches and sets up; enter_view.cc loads a state; views.cc changes views;
+// rounds.cc trains, reduces and commits; observe.cc follows without a state, and serves those who
+// do; agree.cc has the ranks wait together; save.cc writes checkpoints.
+//
+// Memory, in copies of this worker's lanes: as worker/sync/method.h says; while a view has an
+// observer, the outer state once more.
 // Thread rule: Execute and Observe from one thread; the others from any.
 #pragma once
 
@@ -23,6 +29,7 @@
 #include "worker/data/dataset.h"
 #include "worker/inner/buckets.h"
 #include "worker/region/activity.h"
+#include "worker/region/lane_joiner.h"
 #include "worker/sync/method.h"
 #include "worker/trainer/trainer.h"
 
@@ -54,9 +61,9 @@ class RegionWorker {
   // The answers of all ranks to the last command.
   void Observe(const std::vector<pb::RegionAnswer>& answers);
 
-  // Leader, any thread: the EnterView of this view or an earlier one, under way or yet to come,
-  // gives up connecting, on all ranks.
-  void AbandonView(int64_t view) { abandoned_view_.store(view); }
+  // Leader, any thread: the command that is the `number`-th given to Execute (1, 2, ...), under way
+  // or yet to come, ends as soon as it can, on all ranks. Void once it is done.
+  void Interrupt(int64_t number);
 
   // Any thread; with whom it waits for, since when, and what happens then.
   std::string doing() const { return activity_.Text(); }
@@ -64,10 +71,23 @@ class RegionWorker {
   // The region's lines to the others, over all lanes. Those of other ranks' lanes are as they were
   // at the end of the last round. At most one a member of the view.
   std::vector<pb::WanLink> links() const;
+  // Leader: regions that a lane of any rank waits for and does not hear; since how many seconds.
+  std::map<std::string, double> silent() const;
 
  private:
-  // What lives as long as a view.
-  struct ViewState;
+  struct Replica;    // replica.h
+  struct Following;  // replica.h
+
+  // What the ranks say together of something that all of them wait for.
+  struct Agreement {
+    bool done = false;
+    bool interrupted = false;  // the leader's wish, or broken
+    bool broken = false;
+    std::string blames;
+    bool gone = false;
+    std::string what;
+    Status failure;  // of this or another rank: nothing that another view would mend
+  };
 
   Status Run(const pb::RegionCommand& command, pb::RegionAnswer* answer);
   Status SetUp(const pb::SetUp& command, pb::RegionAnswer* answer);
@@ -76,28 +96,53 @@ class RegionWorker {
   Status ShareVectors();
   Status OpenGateway(pb::RegionAnswer* answer);
   void ListCheckpoints(pb::RegionAnswer* answer);
-  Status EnterView(const pb::EnterView& command, pb::RegionAnswer* answer);
+
+  Status EnterView(const pb::View& view, pb::RegionAnswer* answer);
+  Status MakeReplica(int lanes);
+  Status KeepState(const pb::View& view);
   Status Load(const pb::View& view);
   Status LoadOwnSlices(const checkpoint::Checkpoint& checkpoint);
   Status LoadLaneVectors(const checkpoint::Checkpoint& checkpoint,
                          const std::vector<LaneVector>& vectors);
   Status LoadInnerState(const checkpoint::Checkpoint& checkpoint);
-  StatusOr<wan::Group> GroupOfLane(int64_t lane) const;
-  Status JoinLanes(pb::RegionAnswer* answer);
-  void TellWhoIsMissing(int64_t lanes);
+
+  Status PrepareView(const pb::View& view);
+  Status SwitchView(const pb::SwitchView& command, pb::RegionAnswer* answer);
+  StatusOr<std::vector<wan::Group>> OwnGroups(const pb::View& view) const;
+  // Waits for the view that is being prepared, then leaves the former one.
+  Status JoinPrepared(pb::RegionAnswer* answer);
+  void TellWhoIsMissing(const pb::View& view);
   std::vector<pb::WanLink> OwnLinks() const;
-  Status Train(int64_t round, pb::RegionAnswer* answer);
+
+  Status Train(const pb::TrainRound& command, pb::RegionAnswer* answer);
   Status Reduce(const pb::ReduceRound& command, pb::RegionAnswer* answer);
+  Status Commit(const pb::CommitRound& command, pb::RegionAnswer* answer);
   Status Evaluate(pb::RegionAnswer* answer);
+
+  // An observer without state keeps what it hears; with `state_round` once it has caught up.
+  Status BeginFollowing();
+  void BeginFetch();
+  Status CommitHeard(const pb::CommitRound& command, pb::RegionAnswer* answer);
+  Status CatchUp(const std::string& copy);
+  // Full members: a copy of the outer state for observers, where the view asks for it.
+  Status ServeState();
+  void StopServing();
+
   Status Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* answer);
   std::vector<checkpoint::TensorSpec> TensorSpecs() const;
   std::vector<checkpoint::Slice> SlicesOf(const LaneVector& vector) const;
   std::string CheckpointDirectory(const std::string& region) const;
   std::string ModelText() const;
-  RoundPlan Plan(int64_t round) const;
+
+  bool Interrupted() const { return interrupt_.load() >= executed_; }
+  // All ranks call it alike, again and again.
+  StatusOr<Agreement> Agree(bool done, const Status& failure);
+  // What a command that was given up or broken off answers.
+  Status GivenUp(const Agreement& agreement, pb::RegionAnswer* answer);
+  int MemberOf(const pb::View& view) const;
+  bool Observes(const pb::View& view) const;
   void Doing(const std::string& text) { activity_.Begin(text); }
-  bool Abandoned() const;
-  std::vector<std::string> OtherRegions() const;
+  std::vector<std::string> OtherRegions(const pb::View& view) const;
 
   const RegionWorkerOptions options_;
   Communicator* const control_;
@@ -112,12 +157,20 @@ class RegionWorker {
   int device_ = -1;
   std::unique_ptr<wan::Engine> wan_;
   std::atomic<wan::Engine*> engine_ = nullptr;  // wan_, for other threads
-  std::unique_ptr<ViewState> view_;
-  std::vector<pb::RoundNote> notes_;  // of the round being reduced
-  std::atomic<int64_t> abandoned_view_ = 0;
+  pb::View view_;                               // the present one; no id: none
+  std::unique_ptr<Replica> replica_;
+  bool has_state_ = false;
+  int64_t state_round_ = 0;  // the outer state is the one after this round
+  pb::View prepared_;
+  std::unique_ptr<LaneJoiner> joiner_;  // of prepared_
+  std::unique_ptr<Following> following_;
+  bool serving_ = false;
+  int64_t executed_ = 0;  // commands, the one under way included
+  std::atomic<int64_t> interrupt_ = 0;
 
   mutable Mutex mutex_;
   std::map<int, std::vector<pb::WanLink>> links_of_others_ ABSL_GUARDED_BY(mutex_);  // by rank
+  std::map<std::string, double> silent_of_others_ ABSL_GUARDED_BY(mutex_);  // since, monotonic
 };
 
 }  // namespace atl

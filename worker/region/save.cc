@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
-#include "worker/region/view_state.h"
+#include "worker/region/replica.h"
 
 namespace atl {
 namespace {
@@ -57,11 +57,11 @@ std::vector<checkpoint::TensorSpec> RegionWorker::TensorSpecs() const {
 
 std::vector<checkpoint::Slice> RegionWorker::SlicesOf(const LaneVector& vector) const {
   std::vector<checkpoint::Slice> slices;
-  const Range own = view_->lanes->LanesOfWorker(control_->rank(), control_->size());
+  const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
   for (int64_t lane = own.begin; lane < own.end; ++lane) {
     const float* data = (*vector.by_lane)[lane - own.begin].data();
-    for (size_t segment = 0; segment < view_->lanes->segments().size(); ++segment) {
-      const Range slice = view_->lanes->Slice(static_cast<int>(segment), static_cast<int>(lane));
+    for (size_t segment = 0; segment < replica_->lanes->segments().size(); ++segment) {
+      const Range slice = replica_->lanes->Slice(static_cast<int>(segment), static_cast<int>(lane));
       slices.push_back({slice, data});
       data += slice.size();
     }
@@ -72,8 +72,7 @@ std::vector<checkpoint::Slice> RegionWorker::SlicesOf(const LaneVector& vector) 
 Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* answer) {
   const ScopedPhase phase(&phases_, Phase::kCheckpoint);
   Doing(absl::StrCat("saving the checkpoint of round ", command.round()));
-  const RoundPlan plan = Plan(command.round());
-  const checkpoint::SectionClass inner_class = view_->method->inner_state_replicated()
+  const checkpoint::SectionClass inner_class = replica_->method->inner_state_replicated()
                                                    ? checkpoint::SectionClass::kReplicated
                                                    : checkpoint::SectionClass::kRegional;
   checkpoint::SaveOptions options;
@@ -82,11 +81,10 @@ Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* a
   options.tensors = TensorSpecs();
   options.description.round = command.round();
   options.description.digest = command.digest();
-  options.description.next_sample = plan.job_samples.end;
+  options.description.next_sample = command.next_sample();
   options.description.inner_steps =
-      view_->view.inner_steps_done() +
-      (command.round() - view_->view.first_round() + 1) * plan.inner_steps;
-  options.description.optimizer_updates = view_->inner->updates();
+      view_.inner_steps_done() + (command.round() - view_.first_round() + 1) * InnerSteps(job_);
+  options.description.optimizer_updates = replica_->inner->updates();
   options.description.region = options_.region;
   options.description.job = job_.name();
   options.description.model_yaml = ModelText();
@@ -97,14 +95,14 @@ Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* a
                        std::vector<checkpoint::Slice> slices) {
     options.sections.push_back({prefix, section_class, std::move(slices)});
   };
-  const std::vector<Range>& owned = view_->inner->owned();
+  const std::vector<Range>& owned = replica_->inner->owned();
   ASSIGN_OR_RETURN(auto parameters,
                    HostSlices(*trainer_, Vector::kParameters, owned, false, &staging));
   add("model", checkpoint::SectionClass::kReplicated, std::move(parameters));
-  for (const LaneVector& vector : view_->method->OuterVectors()) {
+  for (const LaneVector& vector : replica_->method->OuterVectors()) {
     add(vector.section, checkpoint::SectionClass::kReplicated, SlicesOf(vector));
   }
-  for (const LaneVector& vector : view_->method->RegionalVectors()) {
+  for (const LaneVector& vector : replica_->method->RegionalVectors()) {
     add(vector.section, checkpoint::SectionClass::kRegional, SlicesOf(vector));
   }
   ASSIGN_OR_RETURN(auto exp_avg, HostSlices(*trainer_, Vector::kExpAvg, owned, true, &staging));

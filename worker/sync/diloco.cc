@@ -3,13 +3,13 @@
 //
 //   Train   H inner steps on the region's samples of the round
 //   Reduce  for each lane: contribution = (outer - inner parameters) x own tokens / expected tokens
-//   of
-//           the round; all-reduced in a copy
+//           of the round; all-reduced in a copy
 //   Commit  sum / (all tokens / expected tokens) = mean weighted by tokens; outer step on the lane;
-//   the
-//           region gathers the lanes
+//           the region gathers the lanes
 //
 // Invariant: between Commit and the next Train the trainer's parameters are the outer parameters.
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "worker/inner/learning_rate.h"
 #include "worker/sync/lane_buffer.h"
@@ -19,9 +19,11 @@
 namespace atl {
 namespace {
 
+constexpr int64_t kBlock = 16 << 10;  // elements that are divided and applied at once
+
 class Diloco : public SyncMethod {
  public:
-  explicit Diloco(const RegionContext& context) : context_(context), own_(OwnLanes(context)) {
+  explicit Diloco(const RegionContext& context) : SyncMethod(context) {
     outer_.resize(own_.size());
     momentum_.resize(own_.size());
   }
@@ -33,60 +35,69 @@ class Diloco : public SyncMethod {
       momentum_[i].assign(outer_[i].size(), 0.0f);
     }
     residuals_ = MakeResiduals(context_);
+    trained_ = 0;
     return OkStatus();
   }
 
-  StatusOr<TrainResult> Train(const RoundPlan& plan) override {
+  StatusOr<TrainResult> Train(const TrainPart& part) override {
     const ScopedPhase phase(context_.phases, Phase::kCompute);
     const int64_t sequence = context_.dataset->sequence_length();
     const int64_t total_steps = TotalInnerSteps(*context_.job);
-    const int64_t before = InnerStepsBefore(context_, plan);
+    const int64_t before = InnerStepsBefore(part.round);
+    if (part.first_step == 0 && trained_ > 0) RETURN_IF_ERROR(Restore());
+    if (part.first_step != trained_) {
+      return absl::InternalError(absl::StrCat("step ", part.first_step, " of round ", part.round,
+                                              " was asked for after ", trained_, " steps"));
+    }
     TrainResult result;
-    for (int64_t step = 0; step < plan.inner_steps; ++step) {
+    while (trained_ < part.steps) {
       context_.doing(
-          absl::StrCat("inner step ", step + 1, "/", plan.inner_steps, " of round ", plan.round));
-      const int64_t first = plan.region_samples.begin + step * plan.samples_per_step;
-      const Range samples = {first, first + plan.samples_per_step};
+          absl::StrCat("inner step ", trained_ + 1, "/", part.steps, " of round ", part.round));
+      const std::span<const int64_t> samples = SamplesOfStep(part, trained_);
       const double scale = 1.0 / static_cast<double>(samples.size() * sequence);
       ASSIGN_OR_RETURN(const double loss_sum, context_.gradients->Step(samples, scale));
-      result.learning_rate = LearningRate(context_.job->train(), before + step + 1, total_steps);
+      result.learning_rate =
+          LearningRate(context_.job->train(), before + trained_ + 1, total_steps);
       ASSIGN_OR_RETURN(const auto updated, context_.inner->Step(result.learning_rate, 1.0));
       result.gradient_norm = updated.gradient_norm;
       result.loss_sum += loss_sum;
-      result.tokens += sequence * Gradients::WorkerSamples(samples, context_.tensors->rank(),
-                                                           context_.tensors->size())
-                                      .size();
+      result.tokens +=
+          sequence * Gradients::WorkerSamples({0, static_cast<int64_t>(samples.size())},
+                                              context_.tensors->rank(), context_.tensors->size())
+                         .size();
+      ++trained_;
+      if (trained_ == part.steps) break;
+      ASSIGN_OR_RETURN(const bool go_on, part.go_on());
+      if (!go_on) break;
     }
+    result.steps = trained_;
     return result;
   }
 
-  StatusOr<ReduceResult> Reduce(const RoundPlan& plan, const pb::RoundNote& note) override {
-    const double expected =
-        static_cast<double>(plan.job_samples.size() * context_.dataset->sequence_length());
-    const float weight = static_cast<float>(static_cast<double>(note.tokens()) / expected);
-    reduced_.resize(own_.size());
+  Status Commit(int64_t, int64_t tokens, int64_t expected_tokens) override {
+    const float divisor =
+        static_cast<float>(static_cast<double>(tokens) / static_cast<double>(expected_tokens));
+    std::vector<float> mean(kBlock);
     for (int64_t i = 0; i < own_.size(); ++i) {
-      std::vector<float>& buffer = reduced_[i];
-      RETURN_IF_ERROR(
-          ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), &buffer));
-      const std::vector<float>& outer = outer_[i];
-      for (size_t k = 0; k < buffer.size(); ++k) buffer[k] = weight * (outer[k] - buffer[k]);
+      const int64_t size = static_cast<int64_t>(outer_[i].size());
+      for (int64_t begin = 0; begin < size; begin += kBlock) {
+        const int64_t count = std::min(kBlock, size - begin);
+        const float* const sum = result_[i].data() + begin;
+        // Exactly 1 when all took part fully.
+        for (int64_t k = 0; k < count; ++k) mean[k] = divisor == 1.0f ? sum[k] : sum[k] / divisor;
+        OuterStep(context_.job->sync(), std::span(outer_[i]).subspan(begin, count),
+                  std::span(momentum_[i]).subspan(begin, count), std::span(mean).first(count));
+      }
     }
-    return ReduceLanes(context_, plan, note, &reduced_, &residuals_);
+    return Restore();
   }
 
-  Status Commit(const RoundPlan& plan, const std::vector<pb::RoundNote>& notes) override {
-    const double weight = WeightOfSum(plan, context_.dataset->sequence_length(), notes);
+  Status Restore() override {
     for (int64_t i = 0; i < own_.size(); ++i) {
-      std::vector<float>& gradient = reduced_[i];
-      if (weight != 1.0) {
-        const float divisor = static_cast<float>(weight);
-        for (float& value : gradient) value /= divisor;
-      }
-      OuterStep(context_.job->sync(), outer_[i], momentum_[i], gradient);
       RETURN_IF_ERROR(
           WriteLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), outer_[i]));
     }
+    trained_ = 0;
     return context_.inner->GatherParameters();
   }
 
@@ -100,21 +111,51 @@ class Diloco : public SyncMethod {
   }
 
   std::vector<LaneVector> OuterVectors() override { return {{"outer/momentum", &momentum_}}; }
-  std::vector<LaneVector> RegionalVectors() override {
-    return ResidualVectors(context_, &residuals_);
-  }
   bool inner_state_replicated() const override { return false; }
 
- private:
-  int Lane(int64_t i) const { return static_cast<int>(own_.begin + i); }
+  int OuterCopies() const override { return 2; }
+  StatusOr<LaneBuffers> CopyOuterState() override {
+    LaneBuffers copy = outer_;
+    for (int64_t i = 0; i < own_.size(); ++i) {
+      copy[i].insert(copy[i].end(), momentum_[i].begin(), momentum_[i].end());
+    }
+    return copy;
+  }
+  Status SetOuterState(LaneBuffers state, int64_t) override {
+    for (int64_t i = 0; i < own_.size(); ++i) {
+      const auto half = state[i].begin() + context_.lanes->LaneSize(Lane(i));
+      momentum_[i].assign(half, state[i].end());
+      state[i].erase(half, state[i].end());
+      outer_[i] = std::move(state[i]);
+    }
+    residuals_ = MakeResiduals(context_);
+    return Restore();
+  }
 
-  const RegionContext context_;
-  const Range own_;  // lanes
+ protected:
+  Status MakeContribution(double weight, LaneBuffers* buffers) override {
+    const float factor = static_cast<float>(weight);
+    for (int64_t i = 0; i < own_.size(); ++i) {
+      std::vector<float>& buffer = (*buffers)[i];
+      RETURN_IF_ERROR(
+          ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), &buffer));
+      const std::vector<float>& outer = outer_[i];
+      for (size_t k = 0; k < buffer.size(); ++k) buffer[k] = factor * (outer[k] - buffer[k]);
+    }
+    return OkStatus();
+  }
+
+ private:
+  // Of this region, as the learning rate counts them.
+  int64_t InnerStepsBefore(int64_t round) const {
+    return context_.view->inner_steps_done() +
+           (round - context_.view->first_round()) * context_.job->train().inner_steps();
+  }
+
+  int64_t trained_ = 0;  // inner steps since the last commit
   // By own lane, each LaneSize long.
-  std::vector<std::vector<float>> outer_;
-  std::vector<std::vector<float>> momentum_;
-  std::vector<std::vector<float>> reduced_;
-  std::vector<std::vector<float>> residuals_;  // of int codecs
+  LaneBuffers outer_;
+  LaneBuffers momentum_;
 };
 
 }  // namespace

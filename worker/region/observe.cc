@@ -1,0 +1,132 @@
+// An observer without state: it hears the rounds that pass, fetches the outer state meanwhile, and
+// catches up (docs/protocols/membership.md, Joining).
+//
+//   1. SwitchView into a view with observers: full members keep a copy of S(e) and serve it, or as
+//      soon as they have it (a round that is handed on first).
+//   2. The observer's first reduction in the view ends: all members are in the view, so the copies
+//      are there. It begins to fetch, each rank its own lanes, from all full members at once.
+//   3. Every result that it hears goes into a file (heard_results.h).
+//   4. All ranks have their lanes: the state is taken, and what was heard since is committed, in
+//      order. From then on it is a member like others, but for what it contributes.
+// A fetch that cannot go on (a member is gone, say) is tried again until the view changes.
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "worker/region/replica.h"
+
+namespace atl {
+
+Status RegionWorker::BeginFollowing() {
+  ASSIGN_OR_RETURN(HeardResults heard, HeardResults::Create(CheckpointDirectory(options_.region)));
+  following_ = std::make_unique<Following>(std::move(heard));
+  return OkStatus();
+}
+
+void RegionWorker::BeginFetch() {
+  if (following_ == nullptr || following_->fetch != nullptr) return;
+  const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
+  std::vector<LaneId> lanes;
+  std::vector<int64_t> elements;
+  for (int64_t lane = own.begin; lane < own.end; ++lane) {
+    lanes.push_back(LaneId{lane});
+    elements.push_back(replica_->lanes->LaneSize(static_cast<int>(lane)) *
+                       replica_->method->OuterCopies());
+  }
+  std::vector<MemberIndex> sources;
+  for (int member = 0; member < view_.members_size(); ++member) {
+    if (view_.members(member).role() == pb::Member::FULL) sources.push_back(MemberIndex{member});
+  }
+  following_->fetch = std::make_unique<OuterFetch>(wan_.get(), ViewId{view_.id()}, std::move(lanes),
+                                                   std::move(elements), std::move(sources));
+}
+
+Status RegionWorker::CommitHeard(const pb::CommitRound& command, pb::RegionAnswer* answer) {
+  RETURN_IF_ERROR(following_->heard.Append(
+      {command.round(), command.tokens(), command.expected_tokens()}, replica_->method->result()));
+  const OuterFetch* const fetch = following_->fetch.get();
+  // A rank without lanes has nothing to fetch, and nothing to say.
+  const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
+  std::string mine = "-";
+  if (!own.empty()) {
+    mine = fetch != nullptr && fetch->done()
+               ? absl::StrCat(fetch->header().round, " ", fetch->header().updates)
+               : "?";
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::string> all, control_->AllGatherBytes(mine));
+  std::string copy;
+  for (const std::string& one : all) {
+    if (one == "-") continue;
+    if (one == "?") return OkStatus();
+    if (!copy.empty() && one != copy)
+      return absl::InternalError(absl::StrCat("ranks fetched different states: ", one, ", ", copy));
+    copy = one;
+  }
+  RETURN_IF_ERROR(CatchUp(copy));
+  state_round_ = command.round();
+  answer->set_state_round(state_round_);
+  ASSIGN_OR_RETURN(const Digest digest, replica_->method->OuterDigest());
+  answer->set_digest(digest.Hex());
+  return OkStatus();
+}
+
+// `copy`: "round updates" of what the ranks have fetched.
+Status RegionWorker::CatchUp(const std::string& copy) {
+  int64_t round = 0, updates = 0;
+  const size_t space = copy.find(' ');
+  if (space == std::string::npos || !absl::SimpleAtoi(copy.substr(0, space), &round) ||
+      !absl::SimpleAtoi(copy.substr(space + 1), &updates)) {
+    return absl::InternalError("no rank has fetched a state");
+  }
+  const std::unique_ptr<Following> following = std::move(following_);
+  const std::vector<HeardResults::Heard>& heard = following->heard.rounds();
+  if (heard.front().round > round + 1) {
+    return absl::InternalError(absl::StrCat("heard from round ", heard.front().round,
+                                            " on, but the state is the one after ", round));
+  }
+  Doing(absl::StrCat("catching up from round ", round, " to ", heard.back().round));
+  LOG(INFO) << "the outer state after round " << round << " is here; " << heard.size()
+            << " rounds were heard since";
+  RETURN_IF_ERROR(replica_->method->SetOuterState(
+      following->fetch != nullptr ? following->fetch->Take() : LaneBuffers(), updates));
+  has_state_ = true;
+  for (size_t i = 0; i < heard.size(); ++i) {
+    if (heard[i].round <= round) continue;
+    RETURN_IF_ERROR(following->heard.Read(i, &replica_->method->result()));
+    RETURN_IF_ERROR(
+        replica_->method->Commit(heard[i].round, heard[i].tokens, heard[i].expected_tokens));
+  }
+  return OkStatus();
+}
+
+Status RegionWorker::ServeState() {
+  bool wanted = false;
+  for (const pb::Member& member : view_.members()) {
+    wanted = wanted || member.role() == pb::Member::OBSERVER;
+  }
+  if (!wanted || serving_ || !has_state_ || Observes(view_) ||
+      state_round_ != view_.first_round() - 1) {
+    return OkStatus();
+  }
+  ASSIGN_OR_RETURN(LaneBuffers copy, replica_->method->CopyOuterState());
+  const int64_t updates =
+      replica_->method->inner_state_replicated() ? replica_->inner->updates() : 0;
+  const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
+  for (int64_t lane = own.begin; lane < own.end; ++lane) {
+    RETURN_IF_ERROR(
+        wan_->Serve(ViewId{view_.id()}, LaneId{lane}, kOuterCopyName,
+                    MakeOuterCopy(state_round_, updates, std::move(copy[lane - own.begin]))));
+  }
+  serving_ = true;
+  return OkStatus();
+}
+
+void RegionWorker::StopServing() {
+  if (!serving_) return;
+  serving_ = false;
+  const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
+  for (int64_t lane = own.begin; lane < own.end; ++lane) {
+    wan_->StopServing(ViewId{view_.id()}, LaneId{lane}, kOuterCopyName);
+  }
+}
+
+}  // namespace atl
