@@ -38,24 +38,6 @@ CommandSpec Spec() {
   return spec;
 }
 
-// `wanlab exec` becomes the program that it is given: one process, in the region.
-StatusOr<Stage> StageOf(const RunningLab& lab) {
-  const std::string wanlab = FindProgram("wanlab", ExecutableDirectory());
-  if (wanlab.empty()) {
-    return EnvironmentError(absl::StrCat("there is no wanlab in ", ExecutableDirectory(),
-                                         ", beside atoll itself: build or install all of atoll "
-                                         "(scripts/build)"));
-  }
-  Stage stage;
-  stage.run_dir_suffix = "-rehearsal";
-  for (int i = 0; i < lab.size(); ++i) {
-    const std::string& name = lab.regions()[i].name;
-    stage.regions.push_back(
-        {name, {{wanlab, "exec", "--name=" + lab.name(), name, "--"}, lab.Address(i)}});
-  }
-  return stage;
-}
-
 std::string SeaText(const nlohmann::json& stats) {
   std::string text = "the sea carried\n";
   for (const nlohmann::json& link : stats.at("links")) {
@@ -81,6 +63,24 @@ StatusOr<ExitCode> Rehearse(const ParsedFlags& flags, Output& output) {
 }
 
 }  // namespace
+
+// `wanlab exec` becomes the program that it is given: one process, in the region.
+StatusOr<Stage> StageOf(const RunningLab& lab) {
+  const std::string wanlab = FindProgram("wanlab", ExecutableDirectory());
+  if (wanlab.empty()) {
+    return EnvironmentError(absl::StrCat("there is no wanlab in ", ExecutableDirectory(),
+                                         ", beside atoll itself: build or install all of atoll "
+                                         "(scripts/build)"));
+  }
+  Stage stage;
+  stage.run_dir_suffix = "-rehearsal";
+  for (int i = 0; i < lab.size(); ++i) {
+    const std::string& name = lab.regions()[i].name;
+    stage.regions.push_back(
+        {name, {{wanlab, "exec", "--name=" + lab.name(), name, "--"}, lab.Address(i)}});
+  }
+  return stage;
+}
 
 Verb RehearseVerb() { return {"rehearse", Spec(), Rehearse}; }
 

@@ -8,10 +8,15 @@
 // 3. Tell what the links carried, and take the lab down.
 #pragma once
 
+#include "cli/train_setup.h"
 #include "cli/verb.h"
+#include "tools/wanlab/lab.h"
 
 namespace atl {
 
 Verb RehearseVerb();
+
+// Processes of a region enter the lab's namespace of that name.
+StatusOr<Stage> StageOf(const RunningLab& lab);
 
 }  // namespace atl

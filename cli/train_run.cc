@@ -16,6 +16,7 @@
 #include "base/env.h"
 #include "base/exit_code.h"
 #include "base/file.h"
+#include "base/units.h"
 #include "cli/run_directory.h"
 
 namespace atl {
@@ -25,7 +26,6 @@ namespace fs = std::filesystem;
 
 constexpr double kStepSeconds = 0.2;
 constexpr double kStartSeconds = 60;  // for the orchestrator to listen
-constexpr double kFaultSeconds = 20;  // for the orchestrator to see that a region is gone
 constexpr double kLastWordSeconds = 5;
 constexpr double kLeaveSeconds = 20;  // for regions to end after the job, and the job after them
 constexpr double kKillSeconds = 3;    // between SIGTERM and SIGKILL; mpirun needs 1.9 of it
@@ -54,6 +54,11 @@ void RemoveStaleDirectories(const std::string& base) {
     const auto lock = FileLock::Acquire(path + "/lock");
     if (lock.ok()) fs::remove_all(entry.path(), error);
   }
+}
+
+bool LeftWell(const ProcessEnd& end) {
+  return end.well() ||
+         (end.signal == 0 && end.exit_code == static_cast<int>(ExitCode::kStoppedCleanly));
 }
 
 // The words that run `words` in a place.
@@ -121,7 +126,8 @@ TrainRun::TrainRun(const TrainSetup& setup, Output* output)
       output_(output),
       oom_kills_before_(OutOfMemoryKills()),
       orchestrator_log_(setup.run_dir + "/orchestrator.log"),
-      progress_(setup.run_dir, setup.job.train().rounds(), Clock::Real()->WallTime(), output) {}
+      progress_(setup.run_dir, setup.job.train().rounds(), Clock::Real()->WallTime(), output),
+      orchestrator_restarts_(setup.restarts) {}
 
 TrainRun::~TrainRun() {
   processes_.StopAll(0);
@@ -143,18 +149,19 @@ Status TrainRun::MakeTemporaryDirectory() {
   return OkStatus();
 }
 
-Status TrainRun::StartOrchestrator() {
+Status TrainRun::StartOrchestrator(const std::string& port) {
   if (const auto size = FileSize(orchestrator_log_); size.ok()) log_offset_ = *size;
   SpawnOptions options;
   options.name = "orchestrator";
   const Place place = setup_.OrchestratorPlace();
   options.words = InPlace(
       place, {setup_.orchestrator_program, absl::StrCat("--job=", setup_.run_dir, "/job.yaml"),
-              absl::StrCat("--listen=tcp://", place.host, ":0"),
+              absl::StrCat("--listen=tcp://", place.host, ":", port),
               absl::StrCat("--run_dir=", setup_.run_dir),
               absl::StrCat("--keys=", setup_.run_dir, "/keys"), "--exit_with_parent"});
   options.output_path = orchestrator_log_;
   ASSIGN_OR_RETURN(orchestrator_, processes_.Spawn(options));
+  orchestrator_restarts_.Started(Now());
   return OkStatus();
 }
 
@@ -195,20 +202,19 @@ StatusOr<std::string> TrainRun::AwaitAddress() {
   }
 }
 
-Status TrainRun::StartRegion(const std::string& name, const std::string& address) {
-  Region region;
-  region.evidence.name = name;
-  region.evidence.workers = setup_.workers;
-  region.evidence.directory = NextAttemptDirectory(setup_.run_dir, name);
-  RETURN_IF_ERROR(MakeDirectories(region.evidence.directory));
+Status TrainRun::StartRegion(Region* region) {
+  const std::string& name = region->evidence.name;
+  region->evidence.end.reset();
+  region->evidence.directory = NextAttemptDirectory(setup_.run_dir, name);
+  RETURN_IF_ERROR(MakeDirectories(region->evidence.directory));
   // One of its own: mpiruns that share one remove it under each other when they start at once.
-  const std::string temporary = absl::StrCat(temporary_, "/", regions_.size());
+  const std::string temporary = absl::StrCat(temporary_, "/", name, "-", ++region->attempts);
   RETURN_IF_ERROR(MakeDirectories(temporary));
   SpawnOptions options;
   options.name = absl::StrCat("region ", name);
-  options.words = InPlace(setup_.PlaceOf(name), MpirunWords(setup_, name, address,
-                                                            region.evidence.directory, temporary));
-  options.output_path = region.evidence.directory + "/mpirun.log";
+  options.words = InPlace(setup_.PlaceOf(name), MpirunWords(setup_, name, address_,
+                                                            region->evidence.directory, temporary));
+  options.output_path = region->evidence.directory + "/mpirun.log";
   options.environment = {{"TMPDIR", temporary}};
   if (IsRoot()) {
     options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
@@ -218,8 +224,8 @@ Status TrainRun::StartRegion(const std::string& name, const std::string& address
   options.dropped_prefixes = {"SLURM_",         "PMI_",           "PMIX_",
                               "OMPI_COMM_",     "OMPI_UNIVERSE_", "OMPI_MCA_ess",
                               "OMPI_MCA_orte_", "PBS_",           "LSB_"};
-  ASSIGN_OR_RETURN(region.session, processes_.Spawn(options));
-  regions_.push_back(std::move(region));
+  ASSIGN_OR_RETURN(region->session, processes_.Spawn(options));
+  region->restarts.Started(Now());
   return OkStatus();
 }
 
@@ -240,33 +246,74 @@ void TrainRun::OnSignal(int signal) {
 
 void TrainRun::NoteRegionEnds() {
   bool all_left = true;
+  bool lost = false;
   for (Region& region : regions_) {
-    if (!region.session->end()) {
-      all_left = false;
-      continue;
-    }
-    if (region.evidence.end) continue;
-    region.evidence.end = region.session->end();
-    const ProcessEnd& end = *region.evidence.end;
-    if (end.well() || (end.signal == 0 && end.exit_code == 75)) continue;
-    progress_.Say(absl::StrCat("region ", region.evidence.name, " ended: ", end.Text(),
-                               "; waiting for the others to stop"));
-    if (region_failed_at_ == 0) region_failed_at_ = Now();
+    NoteRegionEnd(&region);
+    all_left = all_left && region.evidence.end && !region.start_at;
+    lost = lost || (region.evidence.end && !LeftWell(*region.evidence.end));
   }
-  if (all_left && all_left_at_ == 0) all_left_at_ = Now();
+  if (all_left && all_left_at_ == 0) {
+    all_left_at_ = Now();
+    regions_lost_ = lost;
+  }
+}
+
+void TrainRun::NoteRegionEnd(Region* region) {
+  if (region->evidence.end || !region->session->end()) return;
+  region->evidence.end = region->session->end();
+  const ProcessEnd& end = *region->evidence.end;
+  if (LeftWell(end) || killed_) return;
+  const bool wrong = end.signal == 0 && end.exit_code == static_cast<int>(ExitCode::kUsage);
+  std::optional<double> wait;
+  if (!stopping_ && !orchestrator_->end() && !wrong) wait = region->restarts.Ended(Now());
+  std::string next = "it is not started again";
+  if (wait) {
+    region->start_at = Now() + *wait;
+    next = absl::StrCat("starting it again in ", FormatDuration(*wait), " (",
+                        region->restarts.in_a_row(), " of ", region->restarts.most(), ")");
+  }
+  progress_.Say(absl::StrCat("region ", region->evidence.name, " ended: ", end.Text(), "; ", next));
+}
+
+void TrainRun::StartAgain() {
+  const double now = Now();
+  for (Region& region : regions_) {
+    if (!region.start_at || now < *region.start_at) continue;
+    region.start_at.reset();
+    if (stopping_) continue;
+    const Status status = StartRegion(&region);
+    if (!status.ok()) progress_.Say(std::string(status.message()));
+  }
+  if (!orchestrator_start_at_ || now < *orchestrator_start_at_) return;
+  orchestrator_start_at_.reset();
+  const Status status = StartOrchestrator(address_.substr(address_.rfind(':') + 1));
+  if (!status.ok()) progress_.Say(std::string(status.message()));
+}
+
+bool TrainRun::OrchestratorIsOver() {
+  if (!orchestrator_->end()) return false;
+  if (orchestrator_start_at_) return false;
+  const ProcessEnd& end = *orchestrator_->end();
+  if (end.signal == 0 || stopping_) return true;
+  const std::optional<double> wait = orchestrator_restarts_.Ended(Now());
+  if (!wait) return true;
+  orchestrator_start_at_ = Now() + *wait;
+  progress_.Say(absl::StrCat("the orchestrator ended: ", end.Text(), "; starting it again in ",
+                             FormatDuration(*wait), " (", orchestrator_restarts_.in_a_row(), " of ",
+                             orchestrator_restarts_.most(), "); the regions train on"));
+  return false;
 }
 
 bool TrainRun::Step() {
   if (const auto signal = signals_.Wait(kStepSeconds)) OnSignal(*signal);
   processes_.Reap();
   progress_.Update(Now());
-  if (killed_ || orchestrator_->end()) return true;
+  if (killed_ || OrchestratorIsOver()) return true;
   NoteRegionEnds();
+  StartAgain();
   // Nobody is left who could tell the orchestrator more: it need not be given so long.
-  const double fault_seconds = all_left_at_ > 0 ? kLastWordSeconds : kFaultSeconds;
-  const bool failed_long_ago = region_failed_at_ > 0 && Now() - region_failed_at_ > fault_seconds;
-  const bool left_long_ago = all_left_at_ > 0 && Now() - all_left_at_ > kLeaveSeconds;
-  return failed_long_ago || left_long_ago;
+  const double seconds = regions_lost_ ? kLastWordSeconds : kLeaveSeconds;
+  return all_left_at_ > 0 && Now() - all_left_at_ > seconds;
 }
 
 void TrainRun::AwaitRegions(double seconds) {
@@ -306,7 +353,7 @@ TrainResult TrainRun::Conclude() {
     return result;
   }
   const int code = decided ? orchestrator_->end()->exit_code : 1;
-  if (decided && (code == 0 || code == 75) && region_failed_at_ == 0) {
+  if (decided && (code == 0 || (code == 75 && !regions_lost_))) {
     result.exit_code = code;
     return result;
   }
@@ -341,10 +388,13 @@ TrainResult TrainRun::Conclude() {
 
 StatusOr<TrainResult> TrainRun::Run() {
   RETURN_IF_ERROR(MakeTemporaryDirectory());
-  RETURN_IF_ERROR(StartOrchestrator());
-  ASSIGN_OR_RETURN(const std::string address, AwaitAddress());
-  for (const pb::Region& region : setup_.job.regions()) {
-    RETURN_IF_ERROR(StartRegion(region.name(), address));
+  RETURN_IF_ERROR(StartOrchestrator("0"));
+  ASSIGN_OR_RETURN(address_, AwaitAddress());
+  for (const pb::Region& described : setup_.job.regions()) {
+    Region& region = regions_.emplace_back(setup_.restarts);
+    region.evidence.name = described.name();
+    region.evidence.workers = setup_.workers;
+    RETURN_IF_ERROR(StartRegion(&region));
   }
   while (!Step()) {
   }

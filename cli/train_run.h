@@ -7,10 +7,11 @@
 //      a job ends; its exit code is the job's.
 //      - first SIGINT, SIGTERM or SIGUSR1: SIGTERM to the orchestrator, which lets the regions
 //        finish their round, commit and leave. A SIGINT after that: everything is killed, 130.
-//      - a region ends badly: the orchestrator hears it from the region or from its silence; if it
-//        has not ended the job kFaultSeconds later, it is stopped. The job failed, whatever it
-//        says.
-//      - the orchestrator dies: the regions are stopped, the job failed.
+//      - a region ends badly: the others go on without it. It is started again, and joins them
+//        (cli/restarts.h); not if its settings are wrong. When no region is left that runs or will
+//        be started again, the job failed.
+//      - the orchestrator is killed: it is started again at the same address, and goes on from its
+//        store; the regions train on meanwhile. If that has no end, the job failed.
 //   4. Regions that do not leave by themselves are stopped (SIGTERM, SIGKILL). Nothing is left.
 //
 // Thread rule: one thread, the main one (cli/process.h).
@@ -25,6 +26,7 @@
 #include "cli/output.h"
 #include "cli/process.h"
 #include "cli/progress.h"
+#include "cli/restarts.h"
 #include "cli/train_setup.h"
 
 namespace atl {
@@ -45,19 +47,29 @@ class TrainRun {
 
  private:
   struct Region {
-    RegionEvidence evidence;
+    explicit Region(int64_t restarts) : restarts(restarts) {}
+    RegionEvidence evidence;  // of its newest attempt
     Session* session = nullptr;
+    Restarts restarts;
+    std::optional<double> start_at;  // again
+    int64_t attempts = 0;
   };
 
   Status MakeTemporaryDirectory();
-  Status StartOrchestrator();
+  // `port` 0: any.
+  Status StartOrchestrator(const std::string& port);
   // Until it has said where it listens.
   StatusOr<std::string> AwaitAddress();
-  Status StartRegion(const std::string& name, const std::string& address);
+  Status StartRegion(Region* region);
   void OnSignal(int signal);
   // True once nothing is left to wait for.
   bool Step();
   void NoteRegionEnds();
+  void NoteRegionEnd(Region* region);
+  // Starts again what is due.
+  void StartAgain();
+  // Whether it is over; else it is, or will be, started again.
+  bool OrchestratorIsOver();
   void AwaitRegions(double seconds);
   TrainResult Conclude();
   std::string LastDoing(const std::string& region) const;
@@ -74,10 +86,13 @@ class TrainRun {
   Progress progress_;
   ProcessGroup processes_;
   Session* orchestrator_ = nullptr;
+  std::string address_;  // of the orchestrator
+  Restarts orchestrator_restarts_;
+  std::optional<double> orchestrator_start_at_;
   std::vector<Region> regions_;
-  bool stopping_ = false;  // asked the orchestrator to stop
-  bool killed_ = false;    // second SIGINT
-  double region_failed_at_ = 0;
+  bool stopping_ = false;      // asked the orchestrator to stop
+  bool killed_ = false;        // second SIGINT
+  bool regions_lost_ = false;  // all, and one of them badly
   double all_left_at_ = 0;
 };
 

@@ -249,6 +249,7 @@ StatusOr<TrainSetup> PrepareTraining(const ParsedFlags& flags, Output* output, c
   setup.stage = stage;
   ASSIGN_OR_RETURN(setup.job, LoadTrainJob(flags, stage));
   setup.workers = static_cast<int>(flags.Count("workers"));
+  setup.restarts = flags.Count("restart");
   RETURN_IF_ERROR(FindPrograms(&setup));
 
   const std::string run_dir = flags.Has("run_dir")

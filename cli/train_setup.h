@@ -38,7 +38,8 @@ struct Stage {
 struct TrainSetup {
   pb::Job job;  // complete, with its regions
   int workers = 1;
-  std::string run_dir;  // absolute
+  int64_t restarts = 0;  // of each process, in a row
+  std::string run_dir;   // absolute
   std::string orchestrator_program;
   std::string worker_program;
   std::string mpirun_program;

@@ -5,9 +5,11 @@
 #include "absl/strings/str_join.h"
 #include "base/suggest.h"
 #include "cli/bench_allreduce.h"
+#include "cli/chaos.h"
 #include "cli/check.h"
 #include "cli/config.h"
 #include "cli/data.h"
+#include "cli/drain.h"
 #include "cli/env.h"
 #include "cli/plan.h"
 #include "cli/rehearse.h"
@@ -95,9 +97,10 @@ StatusOr<VerbCall> HelpCall(const std::vector<std::string>& topic_words) {
 
 const std::vector<Verb>& Verbs() {
   static const std::vector<Verb>* const verbs = new std::vector<Verb>{
-      CheckVerb(),        TrainVerb(),          RehearseVerb(),     StatusVerb(),
-      DataTokenizeVerb(), DataInfoVerb(),       ConfigSchemaVerb(), ConfigPresetsVerb(),
-      EnvironmentVerb(),  BenchAllReduceVerb(), PlanLinksVerb(),    VersionVerb()};
+      CheckVerb(),        TrainVerb(),         RehearseVerb(),     ChaosVerb(),
+      DrainVerb(),        StatusVerb(),        DataTokenizeVerb(), DataInfoVerb(),
+      ConfigSchemaVerb(), ConfigPresetsVerb(), EnvironmentVerb(),  BenchAllReduceVerb(),
+      PlanLinksVerb(),    VersionVerb()};
   return *verbs;
 }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -26,6 +27,9 @@ namespace {
 constexpr double kLongestWaitSeconds = 1;
 // After the end: a region that has left, but waits for the last word, gets it within this time.
 constexpr double kLeastFarewellSeconds = 0.3;
+// Between two looks for requests of `atoll drain`.
+constexpr double kDrainSeconds = 0.5;
+constexpr int64_t kReasonBytes = 1000;
 
 std::string RandomBytes(size_t size) {
   std::string bytes(size, '\0');
@@ -152,10 +156,27 @@ void Daemon::Serve(double seconds) {
     stop_told_ = true;
     Take(core_->OnStop(SignalName(signal), Now()));
   }
+  TakeDrainRequests();
   if (wake_at_ && Now() >= *wake_at_) Take(core_->OnTick(Now()));
   if (exit_code_) return;
   const Status flushed = files_->Flush(Now());
   if (!flushed.ok()) Abandon(flushed);
+}
+
+void Daemon::TakeDrainRequests() {
+  const double now = Now();
+  if (now - drains_at_ < kDrainSeconds) return;
+  drains_at_ = now;
+  const std::string directory = absl::StrCat(options_.run_dir, "/drain");
+  if (access(directory.c_str(), F_OK) != 0) return;
+  for (const pb::Region& region : options_.job.regions()) {
+    const std::string path = absl::StrCat(directory, "/", region.name());
+    const auto reason = ReadFile(path, kReasonBytes);
+    if (absl::IsNotFound(reason.status())) continue;
+    std::remove(path.c_str());
+    const std::string text(absl::StripAsciiWhitespace(reason.ok() ? *reason : ""));
+    Take(core_->OnDrain(region.name(), text.empty() ? "drained by hand" : text, now));
+  }
 }
 
 void Daemon::Take(Actions actions) {

@@ -65,6 +65,8 @@ class Daemon {
   void Abandon(const Status& status);
   void Send(const std::vector<Outgoing>& messages);
   void Serve(double seconds);
+  // DIR/drain/REGION, written by `atoll drain`: the reason.
+  void TakeDrainRequests();
   void Farewell();
 
   const Options options_;
@@ -78,6 +80,7 @@ class Daemon {
   std::optional<double> wake_at_;
   std::optional<int> exit_code_;
   bool stop_told_ = false;
+  double drains_at_ = 0;
   std::atomic<int> stop_signal_{0};
 };
 

@@ -181,12 +181,13 @@ class Train(JobTest):
         process.wait(timeout=LIMIT)
         self.assert_nothing_left(run_dir)
 
-    def test_a_killed_worker_ends_the_job_and_is_named(self):
+    def test_a_killed_worker_that_is_not_started_again_ends_its_job_and_is_named(self):
         run_dir = self.new_dir("run")
-        process = self.start(run_dir, "--set", "train.rounds=100000")
+        process = self.start(run_dir, "--set", "train.rounds=100000", "--restart=0",
+                             "--set", "regions=[oslo]", regions=1, workers=2)
         self.wait_for_rounds(run_dir, 1)
         victims = self.workers_of(run_dir, "oslo")
-        self.assertEqual(len(victims), 1)
+        self.assertEqual(len(victims), 2)
         os.kill(victims[0], signal.SIGKILL)
         self.assertEqual(process.wait(timeout=LIMIT), 1, self.output(run_dir))
         self.assertIn("oslo", self.output(run_dir))

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -138,6 +139,14 @@ Status Set(const std::vector<std::string>& words, Sea* sea) {
 }
 
 Status Cut(std::vector<std::string> names, bool cut, Sea* sea) {
+  if (names.size() == 1 && absl::StrContains(names[0], '>')) {
+    const std::vector<std::string> way = absl::StrSplit(names[0], '>');
+    ASSIGN_OR_RETURN(const Target target, TargetOf(way, sea->lab()));
+    if (target.region >= 0) return UsageError("one way: johor>oslo");
+    const auto& [from, to] = target.directions.front();
+    sea->SetCut(from, to, cut);
+    return OkStatus();
+  }
   if (names.size() == 1) names = absl::StrSplit(names[0], ':');
   ASSIGN_OR_RETURN(const Target target, TargetOf(names, sea->lab()));
   for (const auto& [from, to] : target.directions) sea->SetCut(from, to, cut);

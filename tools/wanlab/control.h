@@ -5,7 +5,8 @@
 //   set johor up=10mbit down=50mbit        caps of a region; rate=X is both; "none" is no cap
 //   set johor delay=50ms                   every pair of the region
 //   cut johor oslo · cut johor             nothing passes (a region alone: all its pairs)
-//   heal johor oslo · heal johor
+//   cut johor>oslo                         one way
+//   heal johor oslo · heal johor · heal johor>oslo
 //   stats
 //
 // An answer is {} or what was asked for; an error is {"error": "..."} and has changed nothing.

@@ -1,0 +1,125 @@
+"""Regions that fail, come back, leave and come again while the job goes on; an orchestrator that is
+killed."""
+
+import json
+import os
+import signal
+import subprocess
+import unittest
+
+from atoll_run import ATOLL, LIMIT, WORKER, JobTest, wait_until
+
+LONG = ("--set", "train.rounds=100000", "--set", "checkpoint.every=0",
+        "--set", "train.evaluate_every=0")
+
+
+class ChangingTest(JobTest):
+
+    def region(self, run_dir, name):
+        return next(region for region in self.summary(run_dir)["regions"]
+                    if region["name"] == name)
+
+    def wait_for_more_rounds(self, run_dir, more=3):
+        self.wait_for_rounds(run_dir, len(self.rounds(run_dir)) + more)
+
+    def wait_for_state(self, run_dir, name, state):
+        wait_until(lambda: self.region(run_dir, name)["state"] == state, f"{name} is {state}", 60)
+
+    def stop(self, process, run_dir, code=75):
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=LIMIT), code,
+                         self.output(run_dir) + self.logs(run_dir))
+        self.assert_nothing_left(run_dir)
+
+    def assert_rounds_without_gap(self, run_dir):
+        rounds = [line["round"] for line in self.rounds(run_dir)]
+        self.assertEqual(rounds, list(range(1, len(rounds) + 1)))
+
+    def test_a_killed_region_is_started_again_and_trains_with_the_others(self):
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir, *LONG)
+        self.wait_for_rounds(run_dir, 2)
+        (oslo,) = self.workers_of(run_dir, "oslo")
+        os.kill(oslo, signal.SIGKILL)
+        wait_until(lambda: self.region(run_dir, "oslo")["state"] != "training", "oslo is missed")
+        self.wait_for_more_rounds(run_dir)
+        self.wait_for_state(run_dir, "oslo", "training")
+        self.wait_for_more_rounds(run_dir)
+        self.stop(process, run_dir)
+        self.assertIn("starting it again", self.output(run_dir))
+        self.assert_rounds_without_gap(run_dir)
+
+    def test_regions_train_on_without_the_orchestrator_and_it_comes_back(self):
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir, *LONG)
+        self.wait_for_rounds(run_dir, 2)
+        with open(os.path.join(run_dir, "orchestrator.json")) as file:
+            first = json.load(file)["pid"]
+        before = len(self.rounds(run_dir))
+        os.kill(first, signal.SIGKILL)
+
+        def second():
+            try:
+                with open(os.path.join(run_dir, "orchestrator.json")) as file:
+                    return json.load(file)["pid"] != first
+            except (OSError, ValueError):
+                return False
+        wait_until(second, "another orchestrator")
+        self.wait_for_rounds(run_dir, before + 5)
+        self.stop(process, run_dir)
+        self.assert_rounds_without_gap(run_dir)
+        self.assertEqual({line["view"] for line in self.rounds(run_dir)}, {1})
+
+    def test_regions_leave_and_come_while_the_loss_falls(self):
+        """4 -> 2 -> 4 -> 3 regions in one run."""
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir, *LONG, "--set", "train.global_batch=8", regions=4)
+        self.wait_for_rounds(run_dir, 2)
+        with open(os.path.join(run_dir, "orchestrator.json")) as file:
+            address = json.load(file)["address"]
+        names = [region["name"] for region in self.summary(run_dir)["regions"]]
+        for name in names[2:]:
+            self.drain(run_dir, name)
+            self.wait_for_state(run_dir, name, "left")
+        self.wait_for_more_rounds(run_dir)
+        environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1",
+                           OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        again = [subprocess.Popen(["mpirun", "-n", "1", "--oversubscribe", WORKER,
+                                   f"--orchestrator={address}", f"--region={name}",
+                                   f"--lease={run_dir}/keys/{name}.lease",
+                                   f"--run_dir={run_dir}"],
+                                  env=environment, stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                 for name in names[2:]]
+        for name in names[2:]:
+            self.wait_for_state(run_dir, name, "training")
+        self.wait_for_more_rounds(run_dir)
+        self.drain(run_dir, names[2])
+        self.wait_for_state(run_dir, names[2], "left")
+        self.assertEqual(again[0].wait(timeout=LIMIT), 75)
+        self.wait_for_more_rounds(run_dir)
+        self.stop(process, run_dir)
+        self.assertEqual(again[1].wait(timeout=LIMIT), 75)
+        self.assert_rounds_without_gap(run_dir)
+        losses = [line["train_loss"] for line in self.rounds(run_dir)]
+        self.assertLess(losses[-1], losses[0])
+
+    def drain(self, run_dir, name):
+        done = subprocess.run([ATOLL, "drain", name, run_dir], capture_output=True, text=True,
+                              timeout=LIMIT)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_a_region_that_gets_sigterm_leaves_and_the_others_go_on(self):
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir, *LONG)
+        self.wait_for_rounds(run_dir, 2)
+        (oslo,) = self.workers_of(run_dir, "oslo")
+        os.kill(oslo, signal.SIGUSR1)
+        self.wait_for_state(run_dir, "oslo", "left")
+        self.wait_for_more_rounds(run_dir)
+        self.stop(process, run_dir)
+        self.assert_rounds_without_gap(run_dir)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
