@@ -67,6 +67,7 @@ struct Description {
   int64_t round = 0;
   std::string digest;  // hex, of the outer state
   int64_t next_sample = 0;
+  std::vector<Range> returned;  // before next_sample, not trained on yet: ascending, apart
   int64_t inner_steps = 0;
   int64_t optimizer_updates = 0;  // of the inner optimizer's state saved here (bias correction)
   std::string region;

@@ -26,6 +26,15 @@ StatusOr<std::string> Quoted(const char* what, const std::string& text) {
   return quoted;
 }
 
+// "5-8 12-13"; the key is there only if there is something to say.
+std::string ReturnedText(const Description& description) {
+  std::string text;
+  for (const Range& range : description.returned) {
+    absl::StrAppend(&text, text.empty() ? "" : " ", range.begin, "-", range.end);
+  }
+  return text.empty() ? "" : absl::StrCat(",\n    \"returned\": \"", text, "\"");
+}
+
 StatusOr<std::string> DescriptionText(const Description& description) {
   RETURN_IF_ERROR(CheckNumber("round", description.round));
   RETURN_IF_ERROR(CheckNumber("next_sample", description.next_sample));
@@ -36,13 +45,13 @@ StatusOr<std::string> DescriptionText(const Description& description) {
   ASSIGN_OR_RETURN(const std::string model, Quoted("model_yaml", description.model_yaml));
   ASSIGN_OR_RETURN(const std::string region, Quoted("region", description.region));
   // The seed has 64 bits, more than every JSON reader keeps in a number: it is a text.
-  return absl::StrCat("{\n    \"digest\": ", digest,
-                      ",\n    \"inner_steps\": ", description.inner_steps, ",\n    \"job\": ", job,
-                      ",\n    \"model_yaml\": ", model,
-                      ",\n    \"next_sample\": ", description.next_sample,
-                      ",\n    \"optimizer_updates\": ", description.optimizer_updates,
-                      ",\n    \"region\": ", region, ",\n    \"round\": ", description.round,
-                      ",\n    \"seed\": \"", description.seed, "\"\n  }");
+  return absl::StrCat(
+      "{\n    \"digest\": ", digest, ",\n    \"inner_steps\": ", description.inner_steps,
+      ",\n    \"job\": ", job, ",\n    \"model_yaml\": ", model,
+      ",\n    \"next_sample\": ", description.next_sample,
+      ",\n    \"optimizer_updates\": ", description.optimizer_updates,
+      ",\n    \"region\": ", region, ReturnedText(description),
+      ",\n    \"round\": ", description.round, ",\n    \"seed\": \"", description.seed, "\"\n  }");
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/exit_code.h"
 #include "checkpoint/file_plan.h"
 #include "checkpoint/manifest.h"
@@ -105,17 +106,45 @@ StatusOr<FileClass> ParseClass(const std::string& text) {
   return Bad(absl::StrCat("\"", text.substr(0, 100), "\" is not a class of files"));
 }
 
+// "5-8 12-13": not empty, ascending, apart, below `end`.
+StatusOr<std::vector<Range>> ParseReturned(const std::string& text, int64_t end) {
+  std::vector<Range> ranges;
+  int64_t before = -1;
+  for (const absl::string_view part : absl::StrSplit(text, ' ')) {
+    const std::vector<absl::string_view> ends = absl::StrSplit(part, '-');
+    Range range;
+    const bool numbers = ends.size() == 2 && absl::SimpleAtoi(ends[0], &range.begin) &&
+                         absl::SimpleAtoi(ends[1], &range.end);
+    if (!numbers || range.begin <= before || range.end <= range.begin || range.end > end ||
+        absl::StrCat(range.begin, "-", range.end) != part) {
+      return Bad("description.returned is not ranges of samples before next_sample");
+    }
+    before = range.end;
+    ranges.push_back(range);
+  }
+  return ranges;
+}
+
 StatusOr<Description> ParseDescription(const json& value) {
+  const bool returned = value.is_object() && value.contains("returned");
   ASSIGN_OR_RETURN(const Fields fields,
-                   Fields::Of(value, "description",
-                              {"digest", "inner_steps", "job", "model_yaml", "next_sample",
-                               "optimizer_updates", "region", "round", "seed"}));
+                   returned
+                       ? Fields::Of(value, "description",
+                                    {"digest", "inner_steps", "job", "model_yaml", "next_sample",
+                                     "optimizer_updates", "region", "returned", "round", "seed"})
+                       : Fields::Of(value, "description",
+                                    {"digest", "inner_steps", "job", "model_yaml", "next_sample",
+                                     "optimizer_updates", "region", "round", "seed"}));
   Description description;
   ASSIGN_OR_RETURN(description.digest, fields.Text("digest"));
   ASSIGN_OR_RETURN(description.inner_steps, fields.Whole("inner_steps"));
   ASSIGN_OR_RETURN(description.job, fields.Text("job"));
   ASSIGN_OR_RETURN(description.model_yaml, fields.Text("model_yaml"));
   ASSIGN_OR_RETURN(description.next_sample, fields.Whole("next_sample"));
+  if (returned) {
+    ASSIGN_OR_RETURN(const std::string ranges, fields.Text("returned"));
+    ASSIGN_OR_RETURN(description.returned, ParseReturned(ranges, description.next_sample));
+  }
   ASSIGN_OR_RETURN(description.optimizer_updates, fields.Whole("optimizer_updates"));
   ASSIGN_OR_RETURN(description.region, fields.Text("region"));
   ASSIGN_OR_RETURN(description.round, fields.Whole("round"));

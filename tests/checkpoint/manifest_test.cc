@@ -93,6 +93,24 @@ TEST(Manifest, IsReadBackAndWrittenTheSame) {
   EXPECT_NE(RootOf(*manifest, true), RootOf(*manifest, false));
 }
 
+TEST(Manifest, KeepsSamplesThatComeAgain) {
+  Manifest manifest = Sample();
+  manifest.description.returned = {{5, 8}, {12, 13}};
+  const std::string text = Text(manifest);
+  EXPECT_THAT(text, HasSubstr("\"returned\": \"5-8 12-13\""));
+  const auto read = ParseManifest(text);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->description.returned, manifest.description.returned);
+  EXPECT_EQ(Text(*read), text);
+  // Written as they are, for the reader to refuse.
+  const std::vector<std::vector<Range>> wrong = {
+      {{8, 5}}, {{5, 5}}, {{5, 8}, {7, 9}}, {{12, 13}, {5, 8}}, {{2600, 2625}}, {{-1, 3}}};
+  for (const std::vector<Range>& ranges : wrong) {
+    manifest.description.returned = ranges;
+    EXPECT_THAT(ParseManifest(Text(manifest)).status().ToString(), HasSubstr("returned"));
+  }
+}
+
 TEST(Manifest, RefusesAnyChangedByte) {
   const std::string text = Text(Sample());
   for (size_t i = 0; i < text.size(); ++i) {

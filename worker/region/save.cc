@@ -82,6 +82,9 @@ Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* a
   options.description.round = command.round();
   options.description.digest = command.digest();
   options.description.next_sample = command.next_sample();
+  for (const pb::SampleRange& range : command.returned()) {
+    options.description.returned.push_back({range.begin(), range.end()});
+  }
   options.description.inner_steps =
       view_.inner_steps_done() + (command.round() - view_.first_round() + 1) * InnerSteps(job_);
   options.description.optimizer_updates = replica_->inner->updates();
@@ -128,6 +131,11 @@ void RegionWorker::ListCheckpoints(pb::RegionAnswer* answer) {
     on_disk->set_path(found.path);
     on_disk->set_own(found.description.region == options_.region);
     on_disk->set_next_sample(found.description.next_sample);
+    for (const Range& range : found.description.returned) {
+      pb::SampleRange* const returned = on_disk->add_returned();
+      returned->set_begin(range.begin);
+      returned->set_end(range.end);
+    }
     on_disk->set_inner_steps(found.description.inner_steps);
   };
   const auto add_all = [&](const std::string& directory) {
