@@ -94,21 +94,25 @@ class Train(JobTest):
         saved = os.listdir(os.path.join(whole, "oslo", "checkpoints", "round-000012", "optim"))
         self.assertIn("residual-00001-of-00001.safetensors", saved)
 
-    def test_a_silent_region_is_named_until_it_speaks_again(self):
+    def test_a_silent_region_is_left_out_until_it_speaks_again(self):
         run_dir = self.new_dir("run")
         process = self.start(run_dir, "--set", "train.rounds=100000")
         self.wait_for_rounds(run_dir, 1)
         (oslo,) = self.workers_of(run_dir, "oslo")
 
-        def johor_does():
-            return self.summary(run_dir)["regions"][0]["doing"]
+        def state_of_oslo():
+            return self.summary(run_dir)["regions"][1]["state"]
 
         os.kill(oslo, signal.SIGSTOP)
         try:
-            wait_until(lambda: "waiting for oslo, silent for" in johor_does(), "oslo is named")
+            wait_until(lambda: state_of_oslo() != "training", "oslo is missed")
+            before = len(self.rounds(run_dir))
+            self.wait_for_rounds(run_dir, before + 3)
         finally:
             os.kill(oslo, signal.SIGCONT)
-        wait_until(lambda: "silent" not in johor_does(), "oslo is no longer named")
+        wait_until(lambda: state_of_oslo() == "training", "oslo is back")
+        self.wait_for_rounds(run_dir, len(self.rounds(run_dir)) + 10)
+        self.assertIn("suspected", {event["kind"] for event in self.events(run_dir)})
         links = self.summary(run_dir)["regions"][0]["links"]
         self.assertEqual([link["region"] for link in links], ["oslo", "batam"])
         process.send_signal(signal.SIGTERM)
