@@ -265,7 +265,8 @@ void TrainRun::NoteRegionEnd(Region* region) {
   if (LeftWell(end) || killed_) return;
   const bool wrong = end.signal == 0 && end.exit_code == static_cast<int>(ExitCode::kUsage);
   std::optional<double> wait;
-  if (!stopping_ && !orchestrator_->end() && !wrong) wait = region->restarts.Ended(Now());
+  const bool orchestrated = !orchestrator_->end() || orchestrator_start_at_;
+  if (!stopping_ && orchestrated && !wrong) wait = region->restarts.Ended(Now());
   std::string next = "it is not started again";
   if (wait) {
     region->start_at = Now() + *wait;
@@ -382,7 +383,8 @@ TrainResult TrainRun::Conclude() {
   }
   if (result.failure->doing.empty()) result.failure->doing = LastDoing(result.failure->region);
   // The job's code is the orchestrator's, unless it did not know of the failure.
-  result.exit_code = decided && code != 0 && code != 75 ? code : result.failure->exit_code;
+  const bool knew = decided && code != 0 && code != 75 && !(regions_lost_ && code == 76);
+  result.exit_code = knew ? code : result.failure->exit_code;
   return result;
 }
 

@@ -149,7 +149,9 @@ void Core::OnLeftElastic(RegionEntry& entry, const pb::Left& left) {
   if (code != 0 && code != kStoppedCleanly && code != kStoppedUncommitted) {
     return LeaveOut(entry.name(), RegionState::kFailed, absl::StrCat("left with exit code ", code));
   }
-  if (!entry.IsFull()) return LeaveOut(entry.name(), RegionState::kLeft, "left");
+  if (!entry.IsFull() || left.never_entered()) {
+    return LeaveOut(entry.name(), RegionState::kLeft, "left");
+  }
   // It stays a member until its last round is committed: it may be needed to hand that on.
   if (entry.state() != RegionState::kLeaving) entry.Enter(RegionState::kLeaving, "has left", now_);
   RecordRegion(entry);

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "base/exit_code.h"
 #include "base/log.h"
 #include "orchestrator/core/core.h"
 #include "proto/round_plan.h"
@@ -298,7 +299,10 @@ void Core::SendDropped(const RegionEntry& entry, const std::string& reason,
 
 void Core::WaitForCheckpoints(const std::string& reason) {
   if (state_ == JobState::kStopping) {
-    return End(JobState::kStopped, absl::StrCat(stop_reason_, "; no region is left: ", reason), 76);
+    // Before the first round of a restart all is as it was.
+    const bool begun = !view_.restart() || !ledger_ || ledger_->next_round() > view_.first_round();
+    return End(JobState::kStopped, absl::StrCat(stop_reason_, "; no region is left: ", reason),
+               static_cast<int>(begun ? ExitCode::kStoppedUncommitted : ExitCode::kStoppedCleanly));
   }
   Event("no_members", "", -1,
         absl::StrCat("no region holds the state any more (", reason,

@@ -87,6 +87,7 @@ void Core::WeighSuspicions() {
 }
 
 bool Core::IsLastHolder(const std::string& region) const {
+  if (state_ == JobState::kStopping) return false;  // nobody will go on from it
   for (const auto& [name, entry] : regions_) {
     if (name == region || !entry.IsFull() || (fence_ && fence_->left_out.contains(name))) continue;
     const bool heard = now_ < entry.MissedDeadline(options_.heartbeat_seconds);

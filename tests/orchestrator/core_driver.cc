@@ -221,10 +221,12 @@ std::string CoreDriver::Fault(const std::string& region, const std::string& what
   return Send(region, std::move(message));
 }
 
-std::string CoreDriver::Left(const std::string& region, int64_t round, int exit_code) {
+std::string CoreDriver::Left(const std::string& region, int64_t round, int exit_code,
+                             bool never_entered) {
   pb::LeaderMessage message;
   message.mutable_left()->set_round(round);
   message.mutable_left()->set_exit_code(exit_code);
+  message.mutable_left()->set_never_entered(never_entered);
   return Send(region, std::move(message));
 }
 

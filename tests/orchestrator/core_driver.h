@@ -32,7 +32,8 @@ class CoreDriver {
   std::string Checkpoint(const std::string& region, int64_t round, const std::string& failure = "");
   std::string Fault(const std::string& region, const std::string& what, int exit_code = 1,
                     const std::string& blames = "");
-  std::string Left(const std::string& region, int64_t round, int exit_code);
+  std::string Left(const std::string& region, int64_t round, int exit_code,
+                   bool never_entered = false);
   std::string Fenced(const std::string& region, int64_t id, int64_t round);
   std::string Suspect(const std::string& region, const std::string& whom, int64_t round, bool gone);
   std::string Heartbeat(const std::string& region);

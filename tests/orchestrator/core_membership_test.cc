@@ -110,6 +110,12 @@ TEST_F(CoreMembership, ANewStartOfAMemberJoinsAgainAsAnObserver) {
   EXPECT_EQ(planned.members(1).role(), pb::Member::OBSERVER);
 }
 
+TEST_F(CoreMembership, WhoLeavesWithoutHavingEnteredIsNotWaitedFor) {
+  const std::string text = core_.Left("b", 0, 75, true);
+  EXPECT_THAT(text, HasSubstr("region b is left out: left"));
+  EXPECT_THAT(text, HasSubstr("-> a fence 2\n-> c fence 2\n"));
+}
+
 TEST_F(CoreMembership, NothingOfTheOldRulesHoldsAFaultBack) {
   core_.AllRound(1);
   EXPECT_THAT(core_.Fault("b", "CUDA error"), HasSubstr("-> a fence 2"));

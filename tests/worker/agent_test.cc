@@ -23,7 +23,7 @@ pb::Job TestJob() {
 }
 
 class AgentTest : public ::testing::Test {
- protected:
+ public:
   AgentTest() : agent_(Options()) {}
 
   static AgentOptions Options() {
@@ -37,12 +37,13 @@ class AgentTest : public ::testing::Test {
     return agent_.OnMessage(message, ++now_);
   }
 
-  AgentActions Welcome() {
+  static pb::OrchestratorMessage WelcomeMessage() {
     pb::OrchestratorMessage message;
     *message.mutable_welcome()->mutable_job() = TestJob();
     message.mutable_welcome()->set_heartbeat_seconds(1);
-    return Message(message);
+    return message;
   }
+  AgentActions Welcome() { return Message(WelcomeMessage()); }
 
   static pb::OrchestratorMessage View(int64_t id, const std::string& checkpoint = "",
                                       int64_t first_round = 1, const std::string& digest = "") {
@@ -301,6 +302,31 @@ TEST_F(AgentTest, AStopThatComesWhenAllAreConnectedWaitsForTheRoundsNotes) {
   const AgentActions actions = Answer();  // trained
   ASSERT_TRUE(actions.run.has_value());
   EXPECT_TRUE(actions.run->reduce().note().stop());
+}
+
+TEST(SurvivingAgent, WhoIsToldToLeaveWhileItConnectsGivesTheViewUp) {
+  for (const bool all : {false, true}) {
+    AgentOptions options = AgentTest::Options();
+    options.survives = true;
+    Agent agent(options);
+    agent.Start(0);
+    agent.OnMessage(AgentTest::WelcomeMessage(), 1);
+    agent.OnAnswers({{}}, 2);
+    agent.OnMessage(AgentTest::View(1), 3);
+    ASSERT_EQ(agent.state(), State::kEntering);
+    pb::OrchestratorMessage stop;
+    stop.mutable_stop()->set_reason("SIGTERM");
+    AgentActions actions = all ? agent.OnMessage(stop, 4) : agent.OnStopRequested("SIGTERM", 4);
+    EXPECT_TRUE(actions.interrupt);
+    pb::RegionAnswer interrupted;
+    interrupted.set_interrupted(true);
+    interrupted.set_error("it was given up");
+    actions = agent.OnAnswers({interrupted}, 5);
+    ASSERT_TRUE(actions.exit);
+    EXPECT_EQ(actions.exit->code, ExitCode::kStoppedCleanly);
+    ASSERT_TRUE(actions.send.back().has_left());
+    EXPECT_TRUE(actions.send.back().left().never_entered());
+  }
 }
 
 TEST_F(AgentTest, AVictimExitsWithTheJobsCodeAndSaysThatItIsNoCause) {

@@ -137,6 +137,8 @@ AgentActions Agent::OnMessage(const pb::OrchestratorMessage& message, double now
       stop_reason_ = message.stop().reason();
       if (IsBeforeAnyView()) {
         LeaveBeforeAnyView(*stop_reason_, now, &actions);
+      } else if (options_.survives && EntersWithoutState()) {
+        Interrupt(&actions);  // some other region may never come
       }
       break;
     case pb::OrchestratorMessage::kEnded:
@@ -220,10 +222,15 @@ bool Agent::IsBeforeAnyView() const {
   return options_.survives ? view_.id() == 0 && !next_view_ : waits;
 }
 
+bool Agent::EntersWithoutState() const {
+  return !has_state_ && busy_ && (state_ == State::kEntering || state_ == State::kSwitching);
+}
+
 void Agent::LeaveBeforeAnyView(const std::string& reason, double now, AgentActions* actions) {
   pb::LeaderMessage message;
   message.mutable_left()->set_exit_code(static_cast<int>(ExitCode::kStoppedCleanly));
   message.mutable_left()->set_round(round_);
+  message.mutable_left()->set_never_entered(view_.id() > 0 && !has_state_);
   Report(std::move(message), now, actions);
   Exit(ExitCode::kStoppedCleanly, absl::StrCat("stopped before the first round: ", reason), false,
        actions);
@@ -326,10 +333,11 @@ AgentActions Agent::OnAnswers(const std::vector<pb::RegionAnswer>& answers, doub
     Rejoin(now, &actions);
     return actions;
   }
-  if (!options_.survives && state_ == State::kEntering && stop_reason_ &&
+  const bool entered = state_ != State::kEntering && state_ != State::kSwitching;
+  if (!entered && !(options_.survives && has_state_) && (stop_reason_ || leave_wanted_) &&
       std::any_of(answers.begin(), answers.end(),
                   [](const pb::RegionAnswer& answer) { return answer.interrupted(); })) {
-    LeaveBeforeAnyView(*stop_reason_, now, &actions);
+    LeaveBeforeAnyView(stop_reason_.value_or("told to leave"), now, &actions);
     return actions;
   }
   if (!options_.survives && state_ == State::kEntering && next_view_) {

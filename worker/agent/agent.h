@@ -141,6 +141,8 @@ class Agent {
   void Enter(const pb::View& view, AgentActions* actions);
   void OnEnded(const pb::JobEnded& ended, AgentActions* actions);
   bool IsBeforeAnyView() const;
+  // It connects to a view, and nothing would be lost if it gave that up.
+  bool EntersWithoutState() const;
   void LeaveBeforeAnyView(const std::string& reason, double now, AgentActions* actions);
   void AfterSetUp(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterEnterView(const std::vector<pb::RegionAnswer>& answers, double now,

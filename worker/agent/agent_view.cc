@@ -206,8 +206,9 @@ void Agent::Rejoin(double now, AgentActions* actions) {
 }
 
 void Agent::OnDrain(const pb::Drain& drain, double now, AgentActions* actions) {
-  if (leave_wanted_ || view_.id() == 0) return;
+  if (leave_wanted_ || (view_.id() == 0 && !EntersWithoutState())) return;
   leave_wanted_ = true;
+  if (EntersWithoutState()) Interrupt(actions);
   leave_after_round_ = drain.finish_round();
   actions->say.push_back(absl::StrCat("leaving after round ", round_, ": ", drain.reason()));
   if (state_ == State::kTraining && !leave_after_round_) Interrupt(actions);
