@@ -17,14 +17,14 @@ class ChaosTest(JobTest):
     def test_four_faults_break_nothing(self):
         run_dir = self.new_dir("run")
         done = subprocess.run([ATOLL, "chaos", self.job, f"--run_dir={run_dir}", "--json",
-                               "--faults=4", "--seed=3", "--set", "train.rounds=24",
+                               "--faults=4", "--seed=3", "--set", "train.rounds=60",
                                "--set", "train.global_batch=8"],
                               capture_output=True, text=True, timeout=LIMIT,
                               stdin=subprocess.DEVNULL)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr + self.logs(run_dir))
         answer = json.loads(done.stdout)
         self.assertEqual(answer["broken"], [])
-        self.assertEqual(answer["rounds"], 24)
+        self.assertEqual(answer["rounds"], 60)
         self.assertGreater(answer["views"], 1, "no fault changed a view")
         self.assert_nothing_left(run_dir)
 
