@@ -147,8 +147,9 @@ void GroupState::OnLost(Link* link, const Status& status) {
     member.unwelcome = member.unwelcome || breach;
     member.dial_at = std::max(member.dial_at, now + kLastBackoffSeconds);
     if (member.channel->up() || member.left || Ended()) return;
-    Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
-                              ") before all that it sent was here: ", status.message()),
+    Break(index,
+          absl::StrCat("lost ", Name(index), " (", Place(),
+                       ") before all that it sent was here: ", status.message()),
           kEvidenceGone);
     return;
   }
@@ -160,8 +161,9 @@ void GroupState::OnLost(Link* link, const Status& status) {
   }
   if (breach && member.breaches > kMaxBreaches) {
     member.unwelcome = true;
-    Break(index, absl::StrCat("lost ", Name(index), " (", Place(),
-                              "): it broke the rules too often, last: ", status.message()),
+    Break(index,
+          absl::StrCat("lost ", Name(index), " (", Place(),
+                       "): it broke the rules too often, last: ", status.message()),
           kEvidenceGone);
     return;
   }
@@ -200,9 +202,10 @@ void GroupState::Watch(Member* member, int index, double now, Losses* losses) {
     PassOnSilence(index, 0);
   }
   if (silent > options_.patience_seconds) {
-    Break(index, absl::StrCat("lost ", Name(index), " (", Place(), "): silent for ",
-                              FormatDuration(silent)),
-          kEvidenceSilent);
+    Break(
+        index,
+        absl::StrCat("lost ", Name(index), " (", Place(), "): silent for ", FormatDuration(silent)),
+        kEvidenceSilent);
     return;
   }
   for (Link* const link : channel->Stuck(now)) {
