@@ -98,25 +98,34 @@ nlohmann::json FaultsJson(const std::vector<FaultOutcome>& outcomes,
                       {"kind", FaultName(outcome.fault.kind)},
                       {"round", outcome.committed},
                       {"seconds_to_next_round", outcome.next_round},
+                      {"seconds_to_round_without_it", outcome.without},
                       {"error", outcome.error}});
   }
   return faults;
 }
 
-// A line for each kind of fault: how long until the next round was committed.
+std::string SecondsText(const std::vector<double>& seconds) {
+  return absl::StrFormat("%.2f s (median), %.2f s (most)", Median(seconds),
+                         *std::max_element(seconds.begin(), seconds.end()));
+}
+
+// A line for each kind of fault: how long until the next round was committed, and until the others
+// had committed one without the region that it hit.
 std::string FaultsText(const std::vector<FaultOutcome>& outcomes) {
   std::string text;
   for (int kind = 0; kind < kFaultKinds; ++kind) {
-    std::vector<double> seconds;
+    std::vector<double> next, without;
     for (const FaultOutcome& outcome : outcomes) {
       if (static_cast<int>(outcome.fault.kind) != kind || !outcome.error.empty()) continue;
-      seconds.push_back(outcome.next_round < 0 ? INFINITY : outcome.next_round);
+      next.push_back(outcome.next_round < 0 ? INFINITY : outcome.next_round);
+      if (outcome.without > 0) without.push_back(outcome.without);
     }
-    if (seconds.empty()) continue;
-    absl::StrAppendFormat(&text,
-                          " %-18s %d times; next round after %.2f s (median), %.2f s (most)\n",
-                          FaultName(static_cast<FaultKind>(kind)), seconds.size(), Median(seconds),
-                          *std::max_element(seconds.begin(), seconds.end()));
+    if (next.empty()) continue;
+    absl::StrAppendFormat(&text, " %-18s %d times; next round after %s\n",
+                          FaultName(static_cast<FaultKind>(kind)), next.size(), SecondsText(next));
+    if (without.empty()) continue;
+    absl::StrAppendFormat(&text, " %-18s %d times; a round without it after %s\n", "",
+                          without.size(), SecondsText(without));
   }
   return text;
 }

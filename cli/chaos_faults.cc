@@ -27,6 +27,7 @@ constexpr double kLookSeconds = 0.02;
 constexpr double kRecoverySeconds = 90;  // for regions to be back, before the next fault
 constexpr double kNextRoundSeconds = 60;
 constexpr double kStartSeconds = 20;
+constexpr double kReduceSeconds = 3;
 constexpr double kLoss = 0.3;
 
 double Now() { return Clock::Real()->MonotonicSeconds(); }
@@ -130,12 +131,24 @@ bool Injector::Await(double seconds, Done done) {
   }
 }
 
-int64_t Injector::Committed() const {
-  int64_t round = 0;
+RoundLine Injector::Newest() const {
+  RoundLine newest;
   for (const std::string& line : LastLines(run_dir_ + "/rounds.jsonl", 2)) {
-    if (const auto parsed = ParseRoundLine(line)) round = std::max(round, parsed->round);
+    const auto parsed = ParseRoundLine(line);
+    if (parsed && parsed->round > newest.round) newest = *parsed;
   }
-  return round;
+  return newest;
+}
+
+// As it last said.
+bool Injector::Reduces(int region) const {
+  const nlohmann::json summary = ReadSummary(run_dir_);
+  const auto entries = summary.find("regions");
+  if (entries == summary.end() || !entries->is_array()) return false;
+  return std::any_of(entries->begin(), entries->end(), [&](const auto& entry) {
+    return entry.is_object() && TextOr(entry, "name", "") == regions_[region] &&
+           absl::StartsWith(TextOr(entry, "doing", ""), "all-reduce");
+  });
 }
 
 int Injector::Training() const {
@@ -218,10 +231,17 @@ Status Injector::End(const ChaosFault& fault) {
 FaultOutcome Injector::Inject(const ChaosFault& fault) {
   FaultOutcome outcome;
   outcome.fault = fault;
+  const bool hits_region =
+      fault.kind == FaultKind::kKillRegion || fault.kind == FaultKind::kStopRegion;
+  // In the midst of an all-reduce, if it is seen in one.
+  if (hits_region) Await(kReduceSeconds, [&] { return Reduces(fault.region); });
   Status begun;
+  int64_t view = 0;
   // A process that is being started is not there for a moment.
   Await(kStartSeconds, [&] {
-    outcome.committed = Committed();
+    const RoundLine newest = Newest();
+    outcome.committed = newest.round;
+    view = newest.view;
     outcome.at = Now();
     begun = Begin(fault);
     return !absl::IsNotFound(begun);
@@ -231,10 +251,15 @@ FaultOutcome Injector::Inject(const ChaosFault& fault) {
     return outcome;
   }
   const auto committed_more = [&] {
-    if (outcome.next_round == 0 && Committed() > outcome.committed) {
+    const RoundLine newest = Newest();
+    if (outcome.next_round == 0 && newest.round > outcome.committed) {
       outcome.next_round = Now() - outcome.at;
     }
-    return outcome.next_round > 0;
+    if (hits_region && outcome.without < 0 && newest.view > view) {
+      outcome.without = Now() - outcome.at;
+    }
+    const bool missed = outcome.without > 0 || fault.kind != FaultKind::kKillRegion;
+    return outcome.next_round > 0 && missed;
   };
   Await(fault.seconds, [&] {
     committed_more();
@@ -242,7 +267,9 @@ FaultOutcome Injector::Inject(const ChaosFault& fault) {
   });
   const Status ended = End(fault);
   if (!ended.ok() && !absl::IsNotFound(ended)) outcome.error = std::string(ended.message());
-  if (!Await(kNextRoundSeconds, committed_more)) outcome.next_round = -1;
+  if (!Await(kNextRoundSeconds, committed_more) && outcome.next_round == 0) {
+    outcome.next_round = -1;
+  }
   return outcome;
 }
 

@@ -16,6 +16,7 @@
 
 #include "base/mutex.h"
 #include "base/status.h"
+#include "cli/run_directory.h"
 #include "tools/wanlab/lab.h"
 
 namespace atl {
@@ -51,7 +52,9 @@ struct FaultOutcome {
   double at = 0;          // monotonic
   int64_t committed = 0;  // rounds, at that moment
   double next_round = 0;  // seconds until the next round was committed; < 0: not in time
-  std::string error;      // it could not be done
+  // The same of a round without the region that was killed or stopped; < 0: it was not missed.
+  double without = -1;
+  std::string error;  // it could not be done
 };
 
 class Injector {
@@ -77,8 +80,10 @@ class Injector {
   Status Signal(const std::vector<pid_t>& pids, int signal);
   std::vector<pid_t> WorkersOf(int region) const;
   std::vector<pid_t> Orchestrator() const;
-  int64_t Committed() const;
+  int64_t Committed() const { return Newest().round; }
+  RoundLine Newest() const;
   int Training() const;
+  bool Reduces(int region) const;
   // Until `done`, `seconds` at most; false: not in time, or stopped.
   template <typename Done>
   bool Await(double seconds, Done done);

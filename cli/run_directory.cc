@@ -91,6 +91,7 @@ std::optional<RoundLine> ParseRoundLine(const std::string& line) {
   RoundLine round;
   round.round = WholeOr(json, "round", -1);
   if (round.round < 0) return std::nullopt;
+  round.view = WholeOr(json, "view", 0);
   round.train_loss = NumberOr(json, "train_loss", 0);
   round.tokens = WholeOr(json, "tokens", 0);
   round.tokens_total = WholeOr(json, "tokens_total", 0);

@@ -22,6 +22,7 @@ namespace atl {
 
 struct RoundLine {
   int64_t round = 0;
+  int64_t view = 0;
   double train_loss = 0;
   int64_t tokens = 0;
   int64_t tokens_total = 0;

@@ -1,10 +1,14 @@
 """Regions that fail, come back, leave and come again while the job goes on; an orchestrator that is
 killed."""
 
+import contextlib
 import json
 import os
+import random
 import signal
+import sqlite3
 import subprocess
+import time
 import unittest
 
 from atoll_run import ATOLL, LIMIT, WORKER, JobTest, wait_until
@@ -119,6 +123,46 @@ class ChangingTest(JobTest):
         self.wait_for_more_rounds(run_dir)
         self.stop(process, run_dir)
         self.assert_rounds_without_gap(run_dir)
+
+    def test_whenever_a_region_gets_sigterm_no_sample_is_lost_or_repeated(self):
+        """At moments of a round that nobody chose; tried five times."""
+        moments = random.Random(7)
+        for attempt in range(5):
+            run_dir = self.new_dir(f"run-{attempt}")
+            process = self.start(run_dir, "--set", "train.rounds=60", "--set",
+                                 "train.evaluate_every=0")
+            self.wait_for_rounds(run_dir, 2 + attempt)
+            time.sleep(moments.random() * 0.3)
+            (oslo,) = self.workers_of(run_dir, "oslo")
+            os.kill(oslo, signal.SIGTERM)
+            self.assertEqual(process.wait(timeout=LIMIT), 0,
+                             self.output(run_dir) + self.logs(run_dir))
+            # A region that ends otherwise than with 0 or 75 is said to.
+            self.assertNotIn("region oslo ended", self.output(run_dir))
+            self.assertIn("left", {event["kind"].split("_")[-1]
+                                   for event in self.events(run_dir)
+                                   if event.get("region") == "oslo"})
+            self.assertEqual(len(self.rounds(run_dir)), 60)
+            self.assert_rounds_without_gap(run_dir)
+            self.assert_exact_ledger(run_dir)
+            self.assert_nothing_left(run_dir)
+
+    def assert_exact_ledger(self, run_dir):
+        """What is committed is each sample once, but for what is still in the pool at the end."""
+        with contextlib.closing(sqlite3.connect(os.path.join(run_dir, "atoll.db"))) as database:
+            rows = database.execute("SELECT first, end, rest FROM samples WHERE superseded=0 "
+                                    "AND state=2").fetchall()
+        ranges = []
+        for first, end, rest in rows:
+            ranges.append((first, end))
+            for part in (rest or "").split():
+                ranges.append(tuple(int(number) for number in part.split("-")))
+        ranges = sorted(pair for pair in ranges if pair[1] > pair[0])
+        total = sum(end - first for first, end in ranges)
+        for before, after in zip(ranges, ranges[1:]):
+            self.assertLessEqual(before[1], after[0], "a sample counts twice")
+        # A leaver's round may be short by less than what it had: its rest came again.
+        self.assertLess(ranges[-1][1] - total, 6 * 4)
 
 
 if __name__ == "__main__":

@@ -237,6 +237,11 @@ void Region::Interrupt() {
     world_->sea().GiveUp(index_);
     AnswerInterrupted("interrupted");
   } else if (command_->has_enter_view() || command_->has_switch_view()) {
+    const pb::View& view =
+        command_->has_enter_view() ? command_->enter_view().view() : command_->switch_view().view();
+    if (world_->sea().HasJoined(index_, view.id()) && world_->dice().Chance(0.5)) {
+      return world_->Count("an interrupt came when it was done");
+    }
     AnswerInterrupted("interrupted");
   }
 }

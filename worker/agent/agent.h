@@ -218,6 +218,7 @@ class Agent {
   pb::Ready ready_;
   pb::View view_;
   std::optional<pb::View> next_view_;  // takes over as soon as it can
+  pb::View switching_;                 // that SwitchView was given last
   int64_t round_ = 0;                  // under way, or committed_
   int64_t committed_ = 0;
   bool has_state_ = false;

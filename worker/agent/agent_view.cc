@@ -316,6 +316,7 @@ void Agent::LosePlace(double now, AgentActions* actions) {
 void Agent::SwitchTo(const pb::View& view, AgentActions* actions) {
   if (IsNewcomer() && view_.id() > 0) abandoned_ = view_.id();
   suspected_.clear();
+  switching_ = view;
   pb::RegionCommand command;
   *command.mutable_switch_view()->mutable_view() = view;
   command.mutable_switch_view()->set_fetch(!has_state_);
@@ -326,9 +327,13 @@ void Agent::AfterSwitch(const std::vector<pb::RegionAnswer>& answers, double now
                         AgentActions* actions) {
   (void)answers;
   if (next_view_) {
-    const bool absolute = next_view_->after() == 0;
-    view_ = *next_view_;
-    next_view_.reset();
+    // It was done before the word of a newer view could interrupt it: as if it had been given up,
+    // but for a newcomer, with whom the others may take that planned view.
+    const bool late = next_view_->id() != switching_.id();
+    if (late && !(IsNewcomer() && switching_.first_round() == 0)) return Next(now, actions);
+    const bool absolute = !late && next_view_->after() == 0;
+    view_ = late ? switching_ : *next_view_;
+    if (!late) next_view_.reset();
     position_ = 0;
     handed_ = broken_ = false;
     short_.Clear();
