@@ -222,6 +222,8 @@ class Core {
   void DecideFence();
   std::vector<std::string> Scope() const;
   bool LeaveOutMinority(int64_t newest);
+  // The newest round that anybody has answered to hold; -1: nobody has state. All have answered.
+  int64_t NewestAnswer() const;
   // The members that are left can say of each open round up to `newest` what was in it.
   bool IsAccounted(int64_t newest) const;
   pb::View ViewAfterFence(int64_t newest, const std::string& giver);

@@ -102,7 +102,8 @@ void Core::ReleaseNotNeeded() {
 bool Core::LeaveOutMinority(int64_t newest) {
   std::map<std::string, std::string> digests;
   std::set<std::string> full;  // observers have no vote beside them
-  for (const auto& [name, answer] : fence_->answers) {
+  for (const std::string& name : Scope()) {
+    const pb::Fenced& answer = fence_->answers.at(name);
     if (!answer.has_state() || answer.round() != newest) continue;
     digests[name] = answer.digest();
     if (regions_.at(name).IsFull()) full.insert(name);
@@ -123,17 +124,24 @@ bool Core::LeaveOutMinority(int64_t newest) {
   return !minority.empty();
 }
 
-void Core::DecideFence() {
-  AskFenced();
-  for (const std::string& name : Scope()) {
-    if (!fence_->answers.contains(name)) return;
-  }
-  ReleaseNotNeeded();
+int64_t Core::NewestAnswer() const {
   int64_t newest = -1;
   for (const std::string& name : Scope()) {
     const pb::Fenced& answer = fence_->answers.at(name);
     if (answer.has_state()) newest = std::max(newest, answer.round());
   }
+  return newest;
+}
+
+void Core::DecideFence() {
+  AskFenced();
+  for (const std::string& name : Scope()) {
+    if (!fence_->answers.contains(name)) return;
+  }
+  // Who leaves has a word in what the right state is, and then goes if nobody needs it.
+  if (const int64_t newest = NewestAnswer(); newest >= 0 && LeaveOutMinority(newest)) return;
+  ReleaseNotNeeded();
+  const int64_t newest = NewestAnswer();
   if (newest < 0 || !IsAccounted(newest)) return WaitForCheckpoints(fence_->reason);
   bool anybody_far_behind = false;
   for (const std::string& name : Scope()) {
@@ -143,7 +151,7 @@ void Core::DecideFence() {
     LeaveOut(name, RegionState::kJoining, "it is rounds behind the others");
     anybody_far_behind = true;
   }
-  if (anybody_far_behind || LeaveOutMinority(newest)) return;
+  if (anybody_far_behind) return;
   std::string giver;
   for (const std::string& name : Scope()) {
     const pb::Fenced& answer = fence_->answers.at(name);

@@ -16,6 +16,7 @@ namespace {
 
 constexpr size_t kTranscriptLines = 4000;
 constexpr double kWatchSeconds = 0.25;
+constexpr int64_t kEventsAtOnce = 100000;
 
 pb::Job JobOf(const Settings& settings) {
   pb::Job job;
@@ -189,7 +190,15 @@ Outcome World::Run() {
     events_.In(kWatchSeconds, watch);
   };
   events_.In(0, watch);
+  double instant = now();
+  int64_t since = events_.count();
   while (!finished_ && promises_.broken().empty() && events_.RunOne()) {
+    if (now() > instant) {
+      instant = now();
+      since = events_.count();
+    } else if (events_.count() > since + kEventsAtOnce) {
+      promises_.Break("P4", "time stands still: somebody wakes again and again at once");
+    }
     if (now() > 1000 + settings_.limit_seconds) {
       promises_.Break("P4", absl::StrCat("the job is not done after ", settings_.limit_seconds,
                                          " made-up seconds; round ", promises_.committed_round(),
