@@ -41,6 +41,20 @@ class Train(JobTest):
         kinds = {event["kind"] for event in self.events(run_dir)}
         self.assertIn("evaluated", kinds)
 
+    def test_workers_of_one_host_train_on_vectors_that_they_share(self):
+        run_dir = self.new_dir("run")
+        self.train(run_dir, "--set", "train.rounds=3", regions=2, workers=2)
+        summary = self.summary(run_dir)
+        self.assertEqual(summary["rounds_committed"], 3)
+        self.assertLess(summary["train_loss_last"], summary["train_loss_first"])
+        for region in summary["regions"]:
+            self.assertEqual(region["workers"], 2)
+            self.assertEqual(region["digest"], summary["digest"])
+        logs = sorted(pathlib.Path(run_dir).glob("*/attempt-1/rank-*.log"))
+        self.assertEqual(len(logs), 4)
+        for log in logs:
+            self.assertIn("parameters and gradients lie in memory", log.read_text(), log)
+
     def test_two_jobs_side_by_side_with_one_seed_end_in_the_same_digest(self):
         first, second = self.new_dir("first"), self.new_dir("second")
         processes = [self.start(first), self.start(second)]
