@@ -137,6 +137,7 @@ class Channel {
   double rtt_seconds() const { return rtt_; }
   double min_rtt_seconds() const { return min_rtt_; }
   double paced_rate() const { return pace_ < 1e18 ? pace_ : 0; }
+  PaceGain& pace_gain() { return pace_gain_; }
   const PaceGain& pace_gain() const { return pace_gain_; }
   // Bytes a second that were acknowledged lately.
   double recent_rate() const { return recent_rate_; }

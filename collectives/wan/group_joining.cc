@@ -328,6 +328,15 @@ Status GroupState::TakeNextPlan(const Start& start) {
 void GroupState::PaceLinks(const TreePlan& plan) {
   const bool alone = exchanges_.size() <= 1;
   const std::vector<double> loads = EdgeLoads(plan);
+  double least_gain = std::numeric_limits<double>::infinity();
+  int used = 0;
+  for (int index = 0; index < members(); ++index) {
+    const Channel* const channel = members_[index].channel.get();
+    if (channel == nullptr || loads[self_ * members() + index] <= 0) continue;
+    least_gain = std::min(least_gain, channel->pace_gain().value());
+    ++used;
+  }
+  if (used == 1) least_gain = std::numeric_limits<double>::infinity();
   for (int index = 0; index < members(); ++index) {
     Channel* const channel = members_[index].channel.get();
     if (channel == nullptr) continue;
@@ -335,8 +344,9 @@ void GroupState::PaceLinks(const TreePlan& plan) {
     if (options_.streams == 0 && plan.throughput > 0) {
       channel->UseLinks(channel->lossy() ? kMaxStreams : std::max(kLeastLinks, LinksFor(index)));
     }
-    const double pace = plan.throughput > 0 ? std::max(kLeastPace, channel->pace_gain().Pace(rate))
-                                            : std::numeric_limits<double>::infinity();
+    const double pace = plan.throughput > 0
+                            ? std::max(kLeastPace, channel->pace_gain().Pace(rate, least_gain))
+                            : std::numeric_limits<double>::infinity();
     channel->Pace(alone ? pace : std::max(pace, channel->paced_rate()));
   }
 }

@@ -11,6 +11,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kQueueSeconds = 0.1;  // of a link that is full
+constexpr double kLossOfFull = 0.03;   // of what is not paced
 
 // The fair rates of the flows that are `active`.
 std::vector<double> FairRates(const LinkMatrix& truth, const std::vector<FluidFlow>& flows,
@@ -104,10 +105,19 @@ double RunOperation(const LinkMatrix& truth, const TreePlan& plan, double bytes,
   const std::vector<double> loads = EdgeLoads(plan);
   std::vector<FluidFlow> flows;
   for (int i = 0; i < n; ++i) {
+    double least = kInfinity;
+    int used = 0;
+    for (int j = 0; j < n; ++j) {
+      if (loads[i * n + j] <= 0) continue;
+      least = std::min(least, (*gains)[i * n + j].value());
+      ++used;
+    }
+    if (used == 1) least = kInfinity;
     for (int j = 0; j < n; ++j) {
       const double load = loads[i * n + j];
       if (load <= 0) continue;
-      flows.push_back({i, j, load * bytes, (*gains)[i * n + j].Pace(load * plan.throughput)});
+      const double pace = (*gains)[i * n + j].Pace(load * plan.throughput, least);
+      flows.push_back({i, j, load * bytes, pace});
     }
   }
   RunFluid(truth, kInfinity, flows);
@@ -126,6 +136,7 @@ void RunProbe(const LinkMatrix& truth, const std::vector<std::pair<int, int>>& p
   }
   RunFluid(truth, 1, flows);
   Report(truth, flows, noise, draws, reports);
+  for (LinkReport& report : *reports) report.retransmitted = kLossOfFull;
 }
 
 }  // namespace atl::wan

@@ -61,6 +61,9 @@ constexpr double kDelayMemory = 0.8;
 // What an open limit is hoped to carry, of what is believed.
 constexpr double kHopes[] = {1.4, 2.2, 3};
 constexpr int kMostPatience = 100;
+// A probe that fills a line sends at least that share again.
+constexpr double kFullLoses = 0.005;
+constexpr double kWeakHope = 4;
 constexpr int kMostRotations = 8;
 
 bool Good(const LinkReport& report, int members) {
@@ -100,6 +103,7 @@ void PaceGain::Observe(const LinkReport& report) {
     met_limit_ = true;
     carried_ = 0;
   } else if (KeptUp(report)) {
+    if (held_back_) return;  // that it can carry its gain has not been seen
     if (!met_limit_) carried_ = report.acked_bytes / report.busy_seconds;
     step_ = std::min(step_ + (met_limit_ ? 1 : 2), last);
   } else {
@@ -111,6 +115,7 @@ struct LinkModel::Flow {
   int limits[3];  // up, pair, down
   double rate = 0;
   double paced = 0;
+  double lost = 0;  // bytes/s that were sent again
   bool fell_short = false;
   bool kept_up = false;
   bool held_up = false;  // to be explained
@@ -130,6 +135,7 @@ class LinkModel::Round {
       flow.limits[2] = model.DownOf(report.to);
       flow.rate = report.acked_bytes / report.busy_seconds;
       flow.paced = report.paced_rate;
+      flow.lost = std::min(1.0, report.retransmitted) * flow.rate;
       flow.fell_short = FellShort(report);
       flow.kept_up = KeptUp(report);
       for (const int l : flow.limits) {
@@ -163,7 +169,10 @@ class LinkModel::Round {
         continue;
       }
       Hope(limit, carried_[l], explains_[l] > 0);
-      limit.met = limit.met || (full_[l] > 0 && PacedFellShort(uses_[l]));
+      if (full_[l] > 0) {
+        limit.met = limit.met || PacedFellShort(uses_[l]);
+        limit.weak = !limit.met && Lost(uses_[l]) < kFullLoses * carried_[l];
+      }
       limit.proven = std::max(carried_[l], limit.proven * (1 - kForgetting));
       if (full_[l] > 0) {
         const bool fell = Meet(limit, carried_[l], full_[l]);
@@ -295,6 +304,12 @@ class LinkModel::Round {
                        [&](int f) { return flows_[f].fell_short && flows_[f].paced > 0; });
   }
 
+  double Lost(const std::vector<int>& flows) const {
+    double lost = 0;
+    for (const int f : flows) lost += flows_[f].lost;
+    return lost;
+  }
+
   // Step 6.
   void Hope(Limit& limit, double carried, bool explains) {
     if (explains) {
@@ -349,8 +364,11 @@ void LinkModel::Observe(const std::vector<LinkReport>& reports) {
   for (int l = 0; l < static_cast<int>(limits_.size()); ++l) {
     const Limit& limit = limits_[l];
     const int hopes = std::min<int>(limit.open - limit.patience, std::size(kHopes));
-    const double hoped = limit.belief * (hopes > 0 ? kHopes[hopes - 1] : 1);
-    *limit.planned = std::max(limit.belief, std::min(hoped, limits_[OtherWay(l)].belief));
+    const double hoped = limit.belief * (limit.weak  ? kWeakHope
+                                         : hopes > 0 ? kHopes[hopes - 1]
+                                                     : 1);
+    const Limit& other = limits_[OtherWay(l)];
+    *limit.planned = std::max(limit.belief, std::min({hoped, other.belief, other.proven}));
   }
 }
 

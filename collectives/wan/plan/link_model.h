@@ -26,13 +26,17 @@
 // 5. What was not used for long is slowly forgotten, so that it is tried again some day.
 // 6. A flow that did not fall short but whose bytes stood in a queue is explained like the others.
 //    A limit that was used to what is believed and explains nothing, twice, is hoped to carry more,
-//    up to what its other direction carries, and still more the next time. A hope that failed is
+//    up to what its other direction carried, and still more the next time. A hope that failed is
 //    not tried again for twice as long, and never where paced flows have met the limit.
+// 7. Flows of a probe that met a full line have lost something: it is found by filling its queue.
+//    Where they lost nothing TCP may have stopped growing early (BBR does, when acknowledgements
+//    wait behind a flood the other way). Such a limit is hoped to carry more at once.
 //
 // Pure; thread rule: one thread at a time.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string>
 #include <utility>
@@ -65,18 +69,26 @@ struct LinkReport {
 // which the link kept up, so that a line that has become three times as fast is found in six of
 // them; kPacingGain again as soon as it fell short, and a step less if it did neither. Until it
 // first falls short all that is known is a probe's word, so it begins higher, takes two steps at
-// once, and does not wait for the plan to follow what was carried. The shares stay as planned
-// meanwhile.
+// once, and, where a sender has one peer only, does not wait for the plan to follow what was
+// carried. The shares stay as planned meanwhile, and links of one sender go by the least gain of
+// them: if they share a full line, a larger one would take from the others what they need to end
+// at the same time.
 class PaceGain {
  public:
   double value() const;
-  // The pace, bytes/s, of a link that the plan uses at that rate.
-  double Pace(double planned) const { return std::max(planned, carried_) * value(); }
+  // The pace, bytes/s, of a link that the plan uses at that rate. `least`: the least gain of the
+  // links that this sender uses in the operation, infinity if it is the only one.
+  double Pace(double planned, double least) {
+    held_back_ = least < value();
+    return std::isinf(least) ? std::max(planned, carried_) * value()
+                             : planned * std::min(least, value());
+  }
   // The link's report of an operation; one that says nothing of its rate changes nothing.
   void Observe(const LinkReport& report);
 
  private:
   int step_ = 2;
+  bool held_back_ = false;  // in this operation: keeping up says nothing
   bool met_limit_ = false;
   double carried_ = 0;  // by an operation in which it kept up, until it met a limit
 };
@@ -115,6 +127,7 @@ class LinkModel {
     bool doubted = false;  // fell short once, by the word of a single flow
     int open = 0;          // operations in a row in which it was used up and explained nothing
     bool met = false;      // full, by the word of flows that were paced: not hoped to be more
+    bool weak = false;     // only flows that were not paced and lost nothing speak for it
     int patience = 1;      // so many of them are not enough to hope
   };
   struct Flow;

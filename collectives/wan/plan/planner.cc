@@ -42,6 +42,10 @@ constexpr int kTurnsOfLarge = 120;
 // Where all trees can be searched, the optimum, as far as that many turns go.
 constexpr int kGenerateTurns = 40;
 
+// Bytes/s that a link can have.
+constexpr double kLeastRate = 1;
+constexpr double kMostRate = 1e13;
+
 bool HasLink(const LinkMatrix& links, int from, int to) {
   return from != to && links.rate(from, to) > 0 && links.up[from] > 0 && links.down[to] > 0;
 }
@@ -75,6 +79,18 @@ Status CheckNumbers(const LinkMatrix& links) {
     }
   }
   return OkStatus();
+}
+
+// Rates so far apart that sums lose the smaller ones tell nothing: less than kLeastRate is as bad as
+// that, more than kMostRate is no limit.
+LinkMatrix WithinReason(LinkMatrix links) {
+  for (std::vector<double>* rates : {&links.up, &links.down, &links.rates}) {
+    for (double& rate : *rates) {
+      if (rate > 0 && rate < kLeastRate) rate = kLeastRate;
+      if (rate > kMostRate) rate = kInfinity;
+    }
+  }
+  return links;
 }
 
 // Who can be reached from `start` over links, or, backwards, who reaches it.
@@ -349,7 +365,8 @@ StatusOr<TreePlan> MakePlan(const LinkMatrix& links, const PlanRequest& request)
     Complete(links, plan);
     return plan;
   }
-  return Planner(links, request).Make();
+  const LinkMatrix reasonable = WithinReason(links);
+  return Planner(reasonable, request).Make();
 }
 
 }  // namespace atl::wan
