@@ -81,8 +81,8 @@ Status CheckNumbers(const LinkMatrix& links) {
   return OkStatus();
 }
 
-// Rates so far apart that sums lose the smaller ones tell nothing: less than kLeastRate is as bad as
-// that, more than kMostRate is no limit.
+// Rates so far apart that sums lose the smaller ones tell nothing: less than kLeastRate is as bad
+// as that, more than kMostRate is no limit.
 LinkMatrix WithinReason(LinkMatrix links) {
   for (std::vector<double>* rates : {&links.up, &links.down, &links.rates}) {
     for (double& rate : *rates) {
