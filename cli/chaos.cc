@@ -198,7 +198,7 @@ StatusOr<ExitCode> Chaos(const ParsedFlags& flags, Output& output) {
   absl::StrAppend(&text, FaultsText(injector.outcomes()));
   if (injector.rounds_while_away() >= 0) {
     absl::StrAppendFormat(&text, " orchestrator away  %s: %d rounds meanwhile\n",
-                          flags.Text("away"), injector.rounds_while_away());
+                          FormatDuration(flags.Seconds("away")), injector.rounds_while_away());
   }
   for (const std::string& broken : verdict.broken)
     absl::StrAppend(&text, " BROKEN: ", broken, "\n");

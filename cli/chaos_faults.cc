@@ -307,7 +307,10 @@ void Injector::Run() {
       MutexLock lock(&mutex_);
       if (stop_) return;
     }
-    outcomes_.push_back(Inject(fault));
+    FaultOutcome outcome = Inject(fault);
+    MutexLock lock(&mutex_);
+    if (stop_ && !outcome.error.empty()) return;  // the job ended first
+    outcomes_.push_back(std::move(outcome));
   }
 }
 
