@@ -173,6 +173,8 @@ void Core::Release(RegionEntry& entry) {
                              entry.left->exit_code()),
                 now_);
     RecordRegion(entry);
+    if (ledger_) ledger_->Excuse(entry.name());
+    reckon_ = stirred_ = true;
   }
   SendDropped(entry, "it has left");
 }

@@ -50,6 +50,7 @@ void Core::WeighSuspicions() {
     const bool member =
         found != regions_.end() && found->second.IsMember() && MemberOf(view_, whom) >= 0;
     for (const auto& [who, suspicion] : by) {
+      if (MemberOf(view_, who) < 0) continue;  // the view goes on without it
       oldest = std::min(oldest, suspicion.since);
       if (!member) continue;
       if (suspicion.gone || now_ >= found->second.MissedDeadline(options_.heartbeat_seconds)) {

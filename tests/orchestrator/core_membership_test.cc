@@ -167,6 +167,16 @@ TEST_F(CLeaves, ALeaverWhoseLastRoundBrokeIsReleasedSinceTheOthersEndedIt) {
   EXPECT_THAT(text, HasSubstr("round 2 loss"));
 }
 
+TEST_F(CLeaves, WhatALeaverSuspectsOnceTheOthersHaveGoneOnEndsNothing) {
+  core_.Suspect("c", "a", 2, false);
+  std::string text;
+  for (int i = 0; i < 8; ++i) {
+    for (const char* region : {"a", "b", "c"}) text += core_.Heartbeat(region);
+    text += core_.Advance(0.5);
+  }
+  EXPECT_THAT(text, Not(HasSubstr("fence")));
+}
+
 TEST_F(CoreMembership, AMemberThatHasGivenUpTheViewIsLeftOut) {
   core_.AllRound(1);
   pb::LeaderMessage stale;

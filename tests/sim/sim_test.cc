@@ -38,7 +38,8 @@ TEST(Sim, SeedsThatOnceBrokeAPromiseKeepIt) {
   for (const uint64_t seed : {2461, 3574, 5256, 5353, 5526, 6420, 6933, 7921, 8739}) {
     run(seed, 2, 6);
   }
-  for (const uint64_t seed : {237, 1402, 1489, 2044, 2298, 4367, 5830, 7584}) run(seed, 4, 4);
+  for (const uint64_t seed : {237, 1402, 1489, 2044, 2298, 4367, 5830, 7584, 4890, 5876})
+    run(seed, 4, 4);
   for (const uint64_t seed : {12, 338}) run(seed, 7, 20);
 }
 

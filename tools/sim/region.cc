@@ -478,7 +478,10 @@ bool Region::ApplyResult(const Result& result) {
 }
 
 void Region::RunCommit(const pb::CommitRound& command) {
-  Later(0.02, [this, n = command_number_, command] {
+  // Short mostly; but a fence may come while the outer step is under way.
+  const double seconds =
+      world_->dice().Chance(0.2) ? world_->dice().Uniform(0.02, 1) * slow_ : 0.02;
+  Later(seconds, [this, n = command_number_, command] {
     if (n != command_number_) return;
     const ResultPtr result = memory_.pending;
     memory_.pending.reset();

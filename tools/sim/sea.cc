@@ -67,7 +67,15 @@ void Sea::Begin(int region, int64_t view, const pb::ReduceRound& command,
   const Key key(view, command.position());
   Operation& operation = operations_[key];
   operation.view = view;
-  operation.parts[region] = {command, contribution, std::move(given)};
+  const int64_t life = world_->region(region).life();
+  if (const auto mine = operation.parts.find(region);
+      mine != operation.parts.end() && mine->second.life == life) {
+    // What it gave up once is broken here, in this view.
+    return world_->events().In(0.01, [this, region] {
+      world_->region(region).OnBroken(NameOf(region), false, "this region has given the view up");
+    });
+  }
+  operation.parts[region] = {command, contribution, std::move(given), false, life};
   under_way_[region] = key;
   if (operation.parts.size() == groups_.at(view).members.size()) Complete(key);
 }

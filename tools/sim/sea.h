@@ -69,6 +69,7 @@ class Sea {
     Contribution contribution;
     ResultPtr given;
     bool ended = false;
+    int64_t life = 0;
   };
   struct Operation {
     int64_t view = 0;

@@ -93,6 +93,10 @@ void World::CutControl(int region, bool up, double seconds) {
 }
 
 void World::CheckMembers(int only) {
+  // Of two that differ the one that is still heard may be the damaged one: who is being left out
+  // comes back with what the others hold.
+  const bool unsure = counts_.contains("fault:damage");
+  if (unsure && keeper_->core() != nullptr && keeper_->core()->fencing()) return;
   for (int i = only < 0 ? 0 : only; i < (only < 0 ? regions() : only + 1); ++i) {
     const auto& region = regions_[i];
     if (!region->IsMemberWithState() || keeper_->core() == nullptr) continue;

@@ -193,7 +193,7 @@ void Agent::Enter(const pb::View& view, AgentActions* actions) {
   next_view_.reset();
   round_ = committed_ = view.first_round() - 1;
   has_state_ = false;
-  begun_ = false;
+  begun_ = broken_ = handed_ = left_round_ = stopping_ = false;
   steps_done_ = position_ = 0;
   short_.Clear();
   actions->say.push_back(absl::StrCat("view ", view.id(), ": ", view.members_size(), " regions, ",
@@ -357,6 +357,8 @@ AgentActions Agent::OnAnswers(const std::vector<pb::RegionAnswer>& answers, doub
   interrupted_ = false;
   if (failure != nullptr && failure->interrupted()) {
     if (!asked) Broken(*failure, now, &actions);
+    // What was given up in this view cannot be begun again in it.
+    if (asked && state_ == State::kReducing) broken_ = true;
     Next(now, &actions);
     return actions;
   }
