@@ -46,6 +46,7 @@ StatusOr<TcpState> GetTcpState(const Fd& fd) {
   }
   state.bytes_sent = info.tcpi_bytes_sent;
   state.bytes_retransmitted = info.tcpi_bytes_retrans;
+  state.bytes_unsent = info.tcpi_notsent_bytes;
   return state;
 }
 

@@ -18,6 +18,7 @@ struct TcpState {
   double bytes_delivered = 0;        // with what has arrived after a gap; about
   uint64_t bytes_sent = 0;           // payload, with what was sent again
   uint64_t bytes_retransmitted = 0;  // part of it
+  uint64_t bytes_unsent = 0;         // written, and waiting for its turn
 };
 StatusOr<TcpState> GetTcpState(const Fd& fd);
 

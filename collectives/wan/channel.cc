@@ -20,11 +20,16 @@ constexpr double kDeliversAll = 0.985;
 // Signs of a full line.
 constexpr double kFullLosses = 2e-3;
 constexpr double kFullSeconds = 5e-3;
+constexpr double kSteadyRoundTrips = 6;
 constexpr double kFullRoundTrips = 0.06;
 // A rate that is this share of the pacing says nothing about the line (link_model.cc).
 constexpr double kNeither = 0.96;
 constexpr double kBaseMemory = 0.02;
 constexpr double kWindowSeconds = 0.1;
+// With less each, numbers wait on a slow link while others have none.
+constexpr double kLeastLinkRate = 5e5;
+// Less than that in the kernel may be acknowledgements and the like.
+constexpr uint64_t kUnsentBytes = 8 << 10;
 constexpr double kWindowRoundTrips = 2;
 // Status: what counts as sending (pings do not), and how long it is remembered.
 constexpr double kSendingBytes = 4096;
@@ -311,21 +316,18 @@ std::vector<Link*> Channel::Stuck(double now) const {
 
 // ---- rate
 
-bool Channel::Busy() const {
-  for (const Link* const link : links_) {
-    if (link->ready() && link->awaits_room()) return true;
-  }
-  return false;
-}
-
 void Channel::Sample() {
   // Of this moment: the caller's may be some milliseconds old on a loaded machine.
   const double now = Clock::Real()->MonotonicSeconds();
   double acked = 0, sent = 0, again = 0, under_way = 0, smooth = 0, least = 0;
+  size_t with_unsent = 0;
+  bool awaits_room = false;
   for (Link* const link : links_) {
     if (!link->ready()) continue;
     const StatusOr<TcpState> state = link->Tcp();
     if (!state.ok()) continue;
+    if (state->bytes_unsent >= kUnsentBytes && Uses(link)) ++with_unsent;
+    awaits_room = awaits_room || link->awaits_room();
     const auto [at, fresh] = seen_.try_emplace(link, Seen{*state, now});
     if (fresh) acked_ += static_cast<int64_t>(state->bytes_acked);
     if (!fresh) {
@@ -367,7 +369,9 @@ void Channel::Sample() {
     sending_ = {kept * sending_.seconds + elapsed, kept * sending_.delivered + acked,
                 kept * sending_.sent + sent, kept * sending_.retransmitted + again};
   }
-  if (!Busy()) {
+  // What is left of a short vector may all wait in the kernel; while all links have some, all that
+  // the channel may send goes out.
+  if (!awaits_room && (with_unsent == 0 || with_unsent < Used())) {
     busy_since_ = 0;
     window_.clear();
     return;
@@ -407,8 +411,12 @@ LinkReport Channel::Report() {
     const double rate = window_rates_[last * 3 / 4];
     report.busy_seconds = busy_seconds_;
     report.acked_bytes = busy_seconds_ * rate;
-    const bool full = report.retransmitted > kFullLosses ||
-                      report.queue_seconds > std::max(kFullSeconds, kFullRoundTrips * base_rtt_);
+    // A connection that was held back needs round trips to grow; round trips that are longer for a
+    // moment are no queue yet.
+    const bool steady = burst_ || busy_seconds_ > kSteadyRoundTrips * min_rtt_;
+    const bool full =
+        report.retransmitted > kFullLosses ||
+        (steady && report.queue_seconds > std::max(kFullSeconds, kFullRoundTrips * base_rtt_));
     if (rate > kDeliversAll * report.paced_rate) {
       // A line that delivers all that it is given is not full, whatever the round trip says: other
       // traffic stands in queues too.
@@ -438,16 +446,20 @@ void Channel::Unpace() {
 
 void Channel::Pace(double bytes_per_second) {
   pace_ = bytes_per_second;
-  const size_t used = std::min(use_, links_.size());
+  const double most = std::clamp<double>(bytes_per_second / kLeastLinkRate, 1, kMaxStreams);
+  most_by_pace_ = static_cast<size_t>(most);
+  const size_t used = Used();
   for (size_t i = 0; i < used; ++i) {
     links_[i]->Pace(bytes_per_second / static_cast<double>(used));
   }
 }
 
+size_t Channel::Used() const { return std::min({use_, most_by_pace_, links_.size()}); }
+
 void Channel::UseLinks(int links) { use_ = static_cast<size_t>(std::max(1, links)); }
 
 bool Channel::Uses(const Link* link) const {
-  const auto end = links_.begin() + static_cast<int64_t>(std::min(use_, links_.size()));
+  const auto end = links_.begin() + static_cast<int64_t>(Used());
   return std::find(links_.begin(), end, link) != end;
 }
 

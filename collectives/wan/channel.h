@@ -121,8 +121,6 @@ class Channel {
   // Tells on links whose frames wait here for an operation that has not begun that we live.
   bool Reassure(double now);
   double silent_seconds(double now) const;
-  // More waits to be sent than the kernel takes.
-  bool Busy() const;
   void Sample();
   // What was seen since the last report is of something else than the next one.
   void ForgetSamples();
@@ -174,6 +172,7 @@ class Channel {
     std::shared_ptr<const StartFrame> start;
   };
 
+  size_t Used() const;  // links that numbers go over
   void Remember(Link* link, const FrameHeader& header, Sent sent);
   bool AppendLost(Link* link, bool held);
   void AppendStart(Link* link, const std::shared_ptr<const StartFrame>& start);
@@ -207,6 +206,7 @@ class Channel {
   double pace_ = 0;  // 0: never told
   PaceGain pace_gain_;
   size_t use_ = kMaxStreams;
+  size_t most_by_pace_ = kMaxStreams;
   double sampled_at_ = 0;
   double busy_since_ = 0;  // 0: not busy
   double busy_seconds_ = 0;

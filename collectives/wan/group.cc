@@ -172,7 +172,7 @@ void GroupState::BeginNow(Waiting waiting) {
     }
   }
   WantLinks();
-  PaceLinks(mine.plan.plan);
+  PaceLinks(mine.plan.plan, static_cast<double>(EncodedSize(mine.options.codec, mine.data.size())));
   for (Member& member : members_) {
     if (std::exchange(member.unpaced, false)) member.channel->ForgetSamples();
   }

@@ -180,7 +180,7 @@ class GroupState {
   void BeginProbe(double seconds);
   void EndProbe();
   void SendReports(uint64_t operation);
-  void PaceLinks(const TreePlan& plan);
+  void PaceLinks(const TreePlan& plan, double bytes);
   void ForgetRates();
   void WantLinks();
   int LinksFor(int index) const;

@@ -24,6 +24,9 @@ constexpr int kLeastLinks = 2;  // of which numbers use so many at least
 constexpr double kBytesUnderWay = 2.5e6;
 constexpr double kUnderWayGain = 2;
 constexpr double kLeastPace = 125e3;
+// So many bytes of a pair may leave within a round trip, whatever its rate.
+constexpr double kMostBurst = 256 << 10;
+constexpr double kLeastBurstSeconds = 0.02;
 // A member whose host refuses our calls, and which we never reached, may still call us for so long.
 constexpr double kCallBackSeconds = 2;
 // The lower member adds connections only if no call of the higher one came through meanwhile.
@@ -306,7 +309,7 @@ void GroupState::OnFirstPlan(const NumberedPlan& plan) {
   plan_ = plan;
   joining_ = false;
   WantLinks();
-  PaceLinks(plan_->plan);
+  PaceLinks(plan_->plan, 0);
   hooks_.joined(OkStatus());
 }
 
@@ -324,8 +327,10 @@ Status GroupState::TakeNextPlan(const Start& start) {
 
 // Each pair gets the rate at which the plan of the operation that begins uses it (which is not
 // always the newest plan), a little more so that spare room shows; and not less than what is under
-// way needs.
-void GroupState::PaceLinks(const TreePlan& plan) {
+// way needs. What a pair sends of a short vector may leave within a round trip, whatever its rate is
+// thought to be: a queue takes that, and so short an operation tells nothing about rates, so that
+// one that is believed to be low would stay so. `bytes`: of the encoded vector.
+void GroupState::PaceLinks(const TreePlan& plan, double bytes) {
   const bool alone = exchanges_.size() <= 1;
   const std::vector<double> loads = EdgeLoads(plan);
   double least_gain = std::numeric_limits<double>::infinity();
@@ -344,9 +349,13 @@ void GroupState::PaceLinks(const TreePlan& plan) {
     if (options_.streams == 0 && plan.throughput > 0) {
       channel->UseLinks(channel->lossy() ? kMaxStreams : std::max(kLeastLinks, LinksFor(index)));
     }
-    const double pace = plan.throughput > 0
-                            ? std::max(kLeastPace, channel->pace_gain().Pace(rate, least_gain))
-                            : std::numeric_limits<double>::infinity();
+    const double sends = bytes * loads[self_ * members() + index];
+    const double burst =
+        sends <= kMostBurst ? sends / std::max(kLeastBurstSeconds, channel->min_rtt_seconds()) : 0;
+    const double pace =
+        plan.throughput > 0
+            ? std::max({kLeastPace, burst, channel->pace_gain().Pace(rate, least_gain)})
+            : std::numeric_limits<double>::infinity();
     channel->Pace(alone ? pace : std::max(pace, channel->paced_rate()));
   }
 }
