@@ -57,6 +57,12 @@ Conductor::Conductor(std::vector<std::string> names, ScheduleKind kind, bool ord
       standing_(names_.size()),
       version_(first_version) {}
 
+void Conductor::Remember(const LinkModel& former) {
+  if (!former.Knows(names_)) return;
+  model_.TakeOver(former);
+  known_ = true;
+}
+
 void Conductor::Restarted(int member) {
   if (phase_ == Phase::kSteady) {
     untold_.insert(member);
@@ -166,6 +172,12 @@ void Conductor::AfterStanding(const std::vector<LinkReport>& reports) {
   double longest = 0;
   for (const LinkReport& report : reports) longest = std::max(longest, report.rtt_seconds);
   fast_ = longest < kShortRoundTripSeconds || names_.size() < 2;
+  if (!fast_ && known_) {
+    phase_ = Phase::kProbing;  // which is over at once
+    model_.Observe(reports);   // of what can be reached
+    Solve();
+    return;
+  }
   if (!fast_) {
     phase_ = Phase::kProbing;
     hooks_.probe(std::clamp(kProbeRoundTrips * longest, kMinProbeSeconds, kMaxFirstProbeSeconds));

@@ -45,6 +45,10 @@ class Conductor {
   Conductor(std::vector<std::string> names, ScheduleKind kind, bool order_stable,
             uint32_t first_version, Hooks hooks, std::vector<bool> callable = {});
 
+  // What is known of these links from a view before: no probe then. Before the first report.
+  void Remember(const LinkModel& former);
+  const LinkModel& model() const { return model_; }
+
   // A member's gateway has begun anew, before any operation: it will report that its links stand.
   void Restarted(int member);
   // After an operation its number comes along: not every member ends every operation well.
@@ -85,6 +89,7 @@ class Conductor {
   bool solving_ = false;
   bool again_ = false;  // the model has moved on since
   bool fast_ = false;   // nobody paces
+  bool known_ = false;  // the links were known at the start
   NumberedPlan announced_;
   NumberedPlan current_;  // the same, or the candidate
   std::set<int> untold_;  // members that began anew after the first plan

@@ -21,6 +21,8 @@ namespace {
 constexpr double kDrainSeconds = 5;
 // From the last link to the first plan: a probe of at most 4 s and some round trips.
 constexpr double kPlanSeconds = 10;
+// Views whose links are remembered, of a lane.
+constexpr size_t kMostLearned = 4;
 // A call that nobody answers is given up, and made anew.
 constexpr double kDialSeconds = 3;
 
@@ -172,6 +174,7 @@ Status EngineImpl::AddGroup(const Group& group, std::shared_ptr<JoinProgress> pr
   auto state = std::make_unique<GroupState>(group, options_, incarnation,
                                             HooksFor(name, incarnation, progress, group));
   GroupState* const added = state.get();
+  if (const LinkModel* const known = KnownLinks(name.second, group.names)) added->Remember(*known);
   tick_at_ = 0;
   groups_[name] = {std::move(progress), std::move(state)};
   const auto served = served_.extract(name);
@@ -194,12 +197,37 @@ Status EngineImpl::GiveUpJoining(const GroupName& name, double waited_seconds) {
   return group->Missing(waited_seconds);
 }
 
+const LinkModel* EngineImpl::KnownLinks(int64_t lane, const std::vector<std::string>& names) const {
+  for (auto at = groups_.rbegin(); at != groups_.rend(); ++at) {
+    if (at->first.second != lane) continue;
+    const LinkModel* const model = at->second.state->link_model();
+    if (model != nullptr && model->Knows(names)) return model;
+  }
+  const auto left = learned_.find(lane);
+  if (left == learned_.end()) return nullptr;
+  for (const LinkModel& model : left->second) {
+    if (model.Knows(names)) return &model;
+  }
+  return nullptr;
+}
+
+void EngineImpl::KeepLinks(int64_t lane, const GroupState& group) {
+  const LinkModel* const model = group.link_model();
+  if (model == nullptr) return;
+  LinkModel copy(model->matrix().names);
+  copy.TakeOver(*model);
+  std::deque<LinkModel>& kept = learned_[lane];
+  kept.push_front(std::move(copy));
+  if (kept.size() > kMostLearned) kept.pop_back();
+}
+
 // By value: a caller may well name it by the key that is erased here.
 EngineImpl::Served EngineImpl::RemoveGroup(GroupName name) {
   const auto at = groups_.find(name);
   if (at == groups_.end()) return {};
   const Entry entry = std::move(at->second);
   groups_.erase(at);
+  KeepLinks(name.second, *entry.state);
   entry.progress->Finish(absl::CancelledError("the view was left while it was joining"));
   entry.state->Leave();
   Served served = entry.state->serving()->StopAll();

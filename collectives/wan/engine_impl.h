@@ -15,6 +15,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <list>
 #include <map>
 #include <memory>
@@ -93,6 +94,9 @@ class EngineImpl : public Engine, public Link::Owner {
   void Expire();
   void Tick();
   GroupState* Find(const GroupName& name);
+  // What is known of the links between members of these names; null: not of all.
+  const LinkModel* KnownLinks(int64_t lane, const std::vector<std::string>& names) const;
+  void KeepLinks(int64_t lane, const GroupState& group);
   GroupState* GroupOf(const Link* link) { return Find(NameOf(link->hello())); }
   static GroupName NameOf(const Hello& hello) {
     return {static_cast<int64_t>(hello.view), static_cast<int64_t>(hello.lane)};
@@ -112,6 +116,9 @@ class EngineImpl : public Engine, public Link::Owner {
   std::map<GroupName, std::map<std::string, std::shared_ptr<ServedSource>>> served_;
   bool stopping_ = false;
   std::map<GroupName, Entry> groups_;
+  // What was learned of links in views that have been left, by lane, newest first: views follow one
+  // another, and a probe takes longer than all else that a new one needs.
+  std::map<int64_t, std::deque<LinkModel>> learned_;
   std::unordered_map<Link*, std::unique_ptr<Link>> links_;
   std::list<Link*> pending_;                    // accepted and not proven, oldest first
   std::list<Link*> dialling_;                   // dialled and not proven, oldest first

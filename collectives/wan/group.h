@@ -112,6 +112,10 @@ class GroupState {
   double ShortestRoundTrip() const;
   // The hub only.
   std::optional<LinkMatrix> Matrix() const;
+  // What has been learned of the links; null: by another member, or nothing.
+  const LinkModel* link_model() const;
+  // Before the first link stands: what was learned in a view before.
+  void Remember(const LinkModel& former);
 
  private:
   // Between calls, where they fail or what they bring does not last.

@@ -272,6 +272,15 @@ double GroupState::ShortestRoundTrip() const {
   return std::isinf(shortest) ? 0 : shortest;
 }
 
+const LinkModel* GroupState::link_model() const {
+  const bool learned = conductor_ != nullptr && conductor_->model().complete();
+  return learned ? &conductor_->model() : nullptr;
+}
+
+void GroupState::Remember(const LinkModel& former) {
+  if (conductor_ != nullptr) conductor_->Remember(former);
+}
+
 std::optional<LinkMatrix> GroupState::Matrix() const {
   if (conductor_ == nullptr) return std::nullopt;
   return conductor_->links();

@@ -119,6 +119,38 @@ TEST_F(WanConductor, FarMembersProbeThenPlanThenStand) {
   EXPECT_EQ(first_[0].plan.throughput, 50e6);
 }
 
+TEST_F(WanConductor, LinksThatAreKnownFromAViewBeforeAreNotProbed) {
+  LinkModel former({"d", "c", "b", "a"});
+  std::vector<LinkReport> reports;
+  for (int from = 0; from < 4; ++from) {
+    for (int to = 0; to < 4; ++to) {
+      if (from != to) reports.push_back(Busy(from, to, kFar, 10e6 * (from + 1)));
+    }
+  }
+  former.Observe(reports);
+  conductor_->Remember(former);
+  ReportAll(kFar);
+  EXPECT_TRUE(probes_.empty());
+  ASSERT_EQ(solves_.size(), 1);
+  EXPECT_EQ(solves_[0].links.up[0], former.matrix().up[3]);
+  EXPECT_EQ(solves_[0].links.down[2], former.matrix().down[1]);
+  EXPECT_EQ(solves_[0].links.rate(1, 0), former.matrix().rate(2, 3));
+  EXPECT_EQ(solves_[0].links.delay(0, 1), kFar / 2);
+  EXPECT_TRUE(first_.empty());
+  conductor_->OnPlanned(Answer());
+  EXPECT_EQ(first_.size(), 1);
+  ReportAll(kFar, true);
+  EXPECT_EQ(solves_.size(), 2);
+}
+
+TEST_F(WanConductor, LinksOfWhichAMemberIsUnknownAreProbed) {
+  LinkModel former({"a", "b"});
+  former.Observe({Busy(0, 1, kFar), Busy(1, 0, kFar)});
+  conductor_->Remember(former);
+  ReportAll(kFar);
+  EXPECT_EQ(probes_.size(), 1);
+}
+
 TEST_F(WanConductor, ProbesAreNeverLongerThanAFewSeconds) {
   ReportAll(1e18);
   ASSERT_EQ(probes_.size(), 1);

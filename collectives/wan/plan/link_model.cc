@@ -428,4 +428,35 @@ bool LinkModel::complete() const {
   return std::find(seen_.begin(), seen_.end(), false) == seen_.end();
 }
 
+bool LinkModel::Knows(const std::vector<std::string>& names) const {
+  return complete() && std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+           return std::find(matrix_.names.begin(), matrix_.names.end(), name) !=
+                  matrix_.names.end();
+         });
+}
+
+void LinkModel::TakeOver(const LinkModel& former) {
+  CHECK(former.Knows(matrix_.names));
+  std::vector<int> was;
+  for (const std::string& name : matrix_.names) {
+    const auto at = std::find(former.matrix_.names.begin(), former.matrix_.names.end(), name);
+    was.push_back(static_cast<int>(at - former.matrix_.names.begin()));
+  }
+  const auto take = [&](int to, int from) {
+    double* const planned = limits_[to].planned;
+    *planned = *former.limits_[from].planned;
+    limits_[to] = former.limits_[from];
+    limits_[to].planned = planned;
+  };
+  for (int i = 0; i < members(); ++i) {
+    take(UpOf(i), former.UpOf(was[i]));
+    take(DownOf(i), former.DownOf(was[i]));
+    for (int j = 0; j < members(); ++j) {
+      take(PairOf(i, j), former.PairOf(was[i], was[j]));
+      matrix_.delay(i, j) = former.matrix_.delay(was[i], was[j]);
+    }
+  }
+  seen_.assign(seen_.size(), true);
+}
+
 }  // namespace atl::wan

@@ -116,6 +116,10 @@ class LinkModel {
   const LinkMatrix& matrix() const { return matrix_; }
   // Something has been learned about the lines of all members.
   bool complete() const;
+  // Whether the names of all these members are known here, and the lines of all.
+  bool Knows(const std::vector<std::string>& names) const;
+  // Begins with what another model learned of members of the same names; it knows them all.
+  void TakeOver(const LinkModel& former);
 
  private:
   // An up, a down or a pair.
