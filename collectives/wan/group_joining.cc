@@ -327,9 +327,9 @@ Status GroupState::TakeNextPlan(const Start& start) {
 
 // Each pair gets the rate at which the plan of the operation that begins uses it (which is not
 // always the newest plan), a little more so that spare room shows; and not less than what is under
-// way needs. What a pair sends of a short vector may leave within a round trip, whatever its rate is
-// thought to be: a queue takes that, and so short an operation tells nothing about rates, so that
-// one that is believed to be low would stay so. `bytes`: of the encoded vector.
+// way needs. What a pair sends of a short vector may leave within a round trip, whatever its rate
+// is thought to be: a queue takes that, and so short an operation tells nothing about rates, so
+// that one that is believed to be low would stay so. `bytes`: of the encoded vector.
 void GroupState::PaceLinks(const TreePlan& plan, double bytes) {
   const bool alone = exchanges_.size() <= 1;
   const std::vector<double> loads = EdgeLoads(plan);
