@@ -128,8 +128,8 @@ class Train(JobTest):
         wait_until(lambda: state_of_oslo() == "training", "oslo is back")
         self.wait_for_rounds(run_dir, len(self.rounds(run_dir)) + 10)
         self.assertIn("suspected", {event["kind"] for event in self.events(run_dir)})
-        links = self.summary(run_dir)["regions"][0]["links"]
-        self.assertEqual([link["region"] for link in links], ["oslo", "batam"])
+        wait_until(lambda: [link["region"] for link in self.summary(run_dir)["regions"][0]["links"]]
+                   == ["oslo", "batam"], "a heartbeat tells of the links to both")
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(timeout=LIMIT), 75, self.output(run_dir))
         for region in self.summary(run_dir)["regions"]:
