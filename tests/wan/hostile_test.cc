@@ -317,7 +317,9 @@ TEST_F(WanHostile, AbsurdReportsEndInAPlanOrInAnError) {
   const double huge = 1e18, least = 5e-324;
   for (const double number : {huge, least, 1e-9, std::numeric_limits<double>::quiet_NaN(), -1.0}) {
     SCOPED_TRACE(number);
-    const Group group = NewView(1);
+    Group group = NewView(1);
+    // Of whom nothing is known, so that it probes.
+    group.names[1] = absl::StrCat("hostile ", group.view.value);
     std::thread joining = Joining(group, 3);
     auto link = Call(group);
     ASSERT_TRUE(link->ready());
