@@ -216,7 +216,7 @@ void Conductor::Solve() {
   request.kind = kind_;
   request.order_stable = order_stable_;
   request.early = observed_ <= kEarlyOperations;
-  hooks_.solve(model_.matrix(), request);
+  hooks_.solve(model_.ForPlans(), request);
 }
 
 NumberedPlan Conductor::Numbered(TreePlan plan) {
@@ -250,8 +250,9 @@ void Conductor::OnPlanned(StatusOr<TreePlan> plan) {
     announced_ = Numbered(*std::move(plan));
     hooks_.first_plan(announced_);
   } else {
-    const double now = Predict(current_.plan, model_.matrix(), bytes_).seconds;
-    const double then = Predict(*plan, model_.matrix(), bytes_).seconds;
+    const LinkMatrix links = model_.ForPlans();
+    const double now = Predict(current_.plan, links, bytes_).seconds;
+    const double then = Predict(*plan, links, bytes_).seconds;
     const double rate = current_.plan.throughput;
     TreePlan next = *std::move(plan);
     if (then > now * (1 - kWorthwhileGain)) {

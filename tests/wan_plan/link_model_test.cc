@@ -196,6 +196,32 @@ TEST(LinkModel, DelaysAreHalfTheShortestRoundTrip) {
   EXPECT_NEAR(model.matrix().delay(0, 1), 0.080, 0.001);
 }
 
+TEST(LinkModel, LinesThatAreAlikeButForMeasuringArePlannedAsOne) {
+  LinkModel model({"johor", "oslo", "batam"});
+  const auto report = [](int from, int to, double rate) {
+    LinkReport report;
+    report.from = from;
+    report.to = to;
+    report.busy_seconds = 1;
+    report.acked_bytes = rate;
+    report.rtt_seconds = 0.08;
+    report.retransmitted = 0.02;
+    return report;
+  };
+  // Ups of 100, 104 and 50 Mbit/s.
+  for (int i = 0; i < 3; ++i) {
+    model.Observe({report(0, 1, 50 * kMbit), report(0, 2, 50 * kMbit), report(1, 0, 52 * kMbit),
+                   report(1, 2, 52 * kMbit), report(2, 0, 25 * kMbit), report(2, 1, 25 * kMbit)});
+  }
+  ASSERT_NEAR(model.matrix().up[0], 100 * kMbit, 1);
+  ASSERT_NEAR(model.matrix().up[1], 104 * kMbit, 1);
+  const LinkMatrix links = model.ForPlans();
+  EXPECT_NEAR(links.up[0], 102 * kMbit, 1);
+  EXPECT_NEAR(links.up[1], 102 * kMbit, 1);
+  EXPECT_NEAR(links.up[2], 50 * kMbit, 1);
+  EXPECT_EQ(links.down[0], kInfinity);
+}
+
 TEST(LinkModel, TheSameReportsGiveTheSameBelief) {
   const auto run = [] {
     const LinkMatrix truth = RandomLinks(LinksKind::kLinesAndPairs, 6, 3);
@@ -204,7 +230,7 @@ TEST(LinkModel, TheSameReportsGiveTheSameBelief) {
     std::vector<PaceGain> gains;
     for (int op = 0; op < 5; ++op) {
       std::vector<LinkReport> reports;
-      const StatusOr<TreePlan> plan = MakePlan(model.matrix(), {kBytes});
+      const StatusOr<TreePlan> plan = MakePlan(model.ForPlans(), {kBytes});
       EXPECT_TRUE(plan.ok()) << plan.status();
       RunOperation(truth, *plan, kBytes, 0.03, draws, &gains, &reports);
       model.Observe(reports);
@@ -274,7 +300,7 @@ double Quality(LinkMatrix truth, Draws& draws, const Sea& sea) {
   std::vector<PaceGain> gains;
   for (int op = 0; op < sea.operations; ++op) {
     if (sea.change && op == sea.operations / 2) sea.change(truth, draws);
-    const StatusOr<TreePlan> plan = MakePlan(model.matrix(), {kBytes});
+    const StatusOr<TreePlan> plan = MakePlan(model.ForPlans(), {kBytes});
     EXPECT_TRUE(plan.ok()) << plan.status();
     if (!plan.ok()) return 0;
     std::vector<LinkReport> reports;
@@ -285,7 +311,7 @@ double Quality(LinkMatrix truth, Draws& draws, const Sea& sea) {
     }
     model.Observe(arrived);
   }
-  const StatusOr<TreePlan> learned = MakePlan(model.matrix(), {kBytes});
+  const StatusOr<TreePlan> learned = MakePlan(model.ForPlans(), {kBytes});
   const StatusOr<TreePlan> best = MakePlan(truth, {kBytes});
   EXPECT_TRUE(learned.ok() && best.ok());
   return RateOf(*learned, truth).rate / best->throughput;
@@ -313,7 +339,7 @@ double Speed(LinksKind kind, uint64_t seed) {
   constexpr int kLearning = 8, kMeasured = 12;
   double sum = 0;
   for (int op = 0; op < kLearning + kMeasured; ++op) {
-    const StatusOr<TreePlan> plan = MakePlan(model.matrix(), {kBytes});
+    const StatusOr<TreePlan> plan = MakePlan(model.ForPlans(), {kBytes});
     EXPECT_TRUE(plan.ok()) << plan.status();
     reports.clear();
     const double seconds = RunOperation(truth, *plan, kBytes, 0.03, draws, &gains, &reports);

@@ -65,6 +65,20 @@ constexpr int kMostPatience = 100;
 constexpr double kFullLoses = 0.005;
 constexpr double kWeakHope = 4;
 constexpr int kMostRotations = 8;
+// Rates that are not further apart are one, for plans.
+constexpr double kAlike = 0.05;
+
+// Rates of 0 and without limit stay.
+void MakeAlike(std::vector<double*> rates) {
+  std::erase_if(rates, [](const double* rate) { return !(*rate > 0) || std::isinf(*rate); });
+  std::sort(rates.begin(), rates.end(), [](const double* a, const double* b) { return *a < *b; });
+  for (size_t begin = 0, end = 0; begin < rates.size(); begin = end) {
+    const double most = *rates[begin] * (1 + kAlike);
+    double sum = 0;
+    for (; end < rates.size() && *rates[end] <= most; ++end) sum += *rates[end];
+    for (size_t i = begin; i < end; ++i) *rates[i] = sum / static_cast<double>(end - begin);
+  }
+}
 
 bool Good(const LinkReport& report, int members) {
   const auto number = [](double x) { return std::isfinite(x) && x >= 0; };
@@ -370,6 +384,17 @@ void LinkModel::Observe(const std::vector<LinkReport>& reports) {
     const Limit& other = limits_[OtherWay(l)];
     *limit.planned = std::max(limit.belief, std::min({hoped, other.belief, other.proven}));
   }
+}
+
+LinkMatrix LinkModel::ForPlans() const {
+  LinkMatrix links = matrix_;
+  std::vector<double*> lines, pairs;
+  for (double& rate : links.up) lines.push_back(&rate);
+  for (double& rate : links.down) lines.push_back(&rate);
+  for (double& rate : links.rates) pairs.push_back(&rate);
+  MakeAlike(std::move(lines));
+  MakeAlike(std::move(pairs));
+  return links;
 }
 
 int LinkModel::OtherWay(int limit) const {

@@ -112,8 +112,12 @@ class LinkModel {
   // Reports of one operation: at most one an ordered pair; those of some members may be missing.
   // Numbers that cannot be (not finite, below 0, members out of range) are left out.
   void Observe(const std::vector<LinkReport>& reports);
-  // What plans are made from. Members and pairs of which nothing is known have no limits.
+  // What is believed. Members and pairs of which nothing is known have no limits.
   const LinkMatrix& matrix() const { return matrix_; }
+  // What plans are made from: lines that are as fast as each other but for what a measurement errs
+  // have one rate, their mean, and so have pairs. A plan leans on every difference, and one that is
+  // not there costs as much as one that is not known.
+  LinkMatrix ForPlans() const;
   // Something has been learned about the lines of all members.
   bool complete() const;
   // Whether the names of all these members are known here, and the lines of all.
