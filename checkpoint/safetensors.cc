@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/exit_code.h"
@@ -23,8 +24,12 @@ constexpr std::pair<const char*, int> kDtypes[] = {
     {"I32", 32},        {"U32", 32},    {"F32", 32},    {"C64", 64},    {"F64", 64},
     {"I64", 64},        {"U64", 64}};
 
+constexpr char kRulePayload[] = "atoll/safetensors_rule";
+
 Status Broken(absl::string_view rule, absl::string_view message) {
-  return UsageError(absl::StrCat("breaks the safetensors rule '", rule, "': ", message));
+  Status status = UsageError(absl::StrCat("breaks the safetensors rule '", rule, "': ", message));
+  status.SetPayload(kRulePayload, absl::Cord(rule));
+  return status;
 }
 
 // Names come from outside and may be long or odd.
@@ -246,6 +251,11 @@ Status CheckLayout(std::vector<SafetensorsTensor>& tensors, int64_t data_bytes) 
 }
 
 }  // namespace
+
+std::string SafetensorsRule(const Status& status) {
+  const auto payload = status.GetPayload(kRulePayload);
+  return payload ? std::string(*payload) : std::string();
+}
 
 int SafetensorsBits(absl::string_view dtype) {
   for (const auto& [name, bits] : kDtypes) {

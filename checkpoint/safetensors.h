@@ -54,6 +54,9 @@ struct SafetensorsHeader {
   int64_t data_begin = 0;  // 8 + N
 };
 
+// The rule that an error of the reader names, "layout"; empty for other errors.
+std::string SafetensorsRule(const Status& status);
+
 // Bits of an element; 0 for a name that is not a dtype.
 int SafetensorsBits(absl::string_view dtype);
 

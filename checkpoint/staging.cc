@@ -16,6 +16,7 @@
 #include "base/units.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/names.h"
+#include "checkpoint/retention.h"
 
 namespace atl::checkpoint {
 namespace {
@@ -180,12 +181,7 @@ void KeepNewest(const std::string& directory, int keep, const std::string& just_
       ++kept;
       continue;
     }
-    const std::string removed = absl::StrCat(directory, "/", RemovedName(found.description.round));
-    Status status = Rename(found.path, removed);
-    // Without this, a power cut could undo the rename and not the removal of the files.
-    if (status.ok()) status = SyncDirectory(directory);
-    if (status.ok()) status = RemoveTree(removed);
-    LogIfFailed(Annotate(status, "an old checkpoint stays"));
+    LogIfFailed(Annotate(RemoveCheckpoint(directory, found), "an old checkpoint stays"));
   }
 }
 

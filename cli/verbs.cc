@@ -7,6 +7,7 @@
 #include "cli/bench_allreduce.h"
 #include "cli/chaos.h"
 #include "cli/check.h"
+#include "cli/checkpoint.h"
 #include "cli/config.h"
 #include "cli/data.h"
 #include "cli/drain.h"
@@ -96,11 +97,16 @@ StatusOr<VerbCall> HelpCall(const std::vector<std::string>& topic_words) {
 }  // namespace
 
 const std::vector<Verb>& Verbs() {
-  static const std::vector<Verb>* const verbs = new std::vector<Verb>{
-      CheckVerb(),        TrainVerb(),         RehearseVerb(),     ChaosVerb(),
-      DrainVerb(),        StatusVerb(),        DataTokenizeVerb(), DataInfoVerb(),
-      ConfigSchemaVerb(), ConfigPresetsVerb(), EnvironmentVerb(),  BenchAllReduceVerb(),
-      PlanLinksVerb(),    VersionVerb()};
+  static const std::vector<Verb>* const verbs = [] {
+    auto* all = new std::vector<Verb>{CheckVerb(),         TrainVerb(),       RehearseVerb(),
+                                      ChaosVerb(),         DrainVerb(),       StatusVerb(),
+                                      DataTokenizeVerb(),  DataInfoVerb(),    ConfigSchemaVerb(),
+                                      ConfigPresetsVerb(), EnvironmentVerb(), BenchAllReduceVerb(),
+                                      PlanLinksVerb(),     VersionVerb()};
+    const std::vector<Verb> checkpoint = CheckpointVerbs();
+    all->insert(all->end() - 1, checkpoint.begin(), checkpoint.end());
+    return all;
+  }();
   return *verbs;
 }
 

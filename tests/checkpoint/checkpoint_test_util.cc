@@ -96,7 +96,7 @@ SaveOptions OptionsOf(const SaveJob& job) {
   options.description.next_sample = job.round * 64;
   options.description.inner_steps = job.round * 10;
   options.description.optimizer_updates = 399;
-  options.description.region = "oslo";
+  options.description.region = job.region;
   options.description.job = "kjv-demo";
   options.description.model_yaml = "hidden_size: 96\nlayers: 2\n";
   options.description.seed = 0xFEDCBA9876543210ull;
@@ -115,7 +115,9 @@ SaveOptions OptionsOf(const SaveJob& job) {
 std::vector<StatusOr<SaveResult>> SaveEverywhere(const SaveJob& job) {
   std::vector<std::vector<float>> flat;
   for (size_t section = 0; section < job.prefixes.size(); ++section) {
-    flat.push_back(FlatVector(job.tensors, job.round, static_cast<int64_t>(section)));
+    const bool others = job.region != "oslo" && job.prefixes[section].starts_with("optim/");
+    flat.push_back(
+        FlatVector(job.tensors, job.round + (others ? 1000 : 0), static_cast<int64_t>(section)));
   }
   // Three ranges a rank, so that a rank's slices are not one run.
   const std::vector<Range> ranges = Cut(FlatSize(job.tensors), 3 * job.ranks, job.cut_seed);

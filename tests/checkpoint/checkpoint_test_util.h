@@ -42,6 +42,8 @@ struct SaveJob {
   std::string directory;
   int64_t round = 41;
   std::string digest = "00112233445566778899aabbccddeeff";
+  // Of another region than "oslo" the regional sections hold other values.
+  std::string region = "oslo";
   int ranks = 1;
   uint64_t cut_seed = 1;
   int64_t max_file_bytes = 100'000;

@@ -123,6 +123,11 @@ int renameat2(int from_fd, const char* from, int to_fd, const char* to, unsigned
   return Fails(false) ? -1 : real(from_fd, from, to_fd, to, flags);
 }
 
+int link(const char* from, const char* to) {
+  static const auto real = Real<int(const char*, const char*)>("link");
+  return Fails(true) ? -1 : real(from, to);
+}
+
 int unlink(const char* path) {
   static const auto real = Real<int(const char*)>("unlink");
   return Fails(false) ? -1 : real(path);

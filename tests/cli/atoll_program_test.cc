@@ -70,9 +70,20 @@ class AtollProgram : public testing::Test {
   std::string directory_;
 };
 
-constexpr const char* kVerbs[] = {"check",          "train",     "status",
-                                  "data tokenize",  "data info", "config schema",
-                                  "config presets", "env",       "version"};
+constexpr const char* kVerbs[] = {"check",
+                                  "train",
+                                  "status",
+                                  "data tokenize",
+                                  "data info",
+                                  "config schema",
+                                  "config presets",
+                                  "env",
+                                  "checkpoint ls",
+                                  "checkpoint show",
+                                  "checkpoint verify",
+                                  "checkpoint repair",
+                                  "checkpoint prune",
+                                  "version"};
 
 TEST_F(AtollProgram, HelpIsOnStdoutAndEndsWithZero) {
   for (const char* words : {"", "help", "--help", "-h"}) {

@@ -1,0 +1,117 @@
+#include "checkpoint/retention.h"
+
+#include <stdio.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <optional>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "base/exit_code.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "checkpoint/inspect.h"
+#include "checkpoint/names.h"
+#include "checkpoint/staging.h"
+
+namespace atl::checkpoint {
+namespace {
+
+// What its files take, without the few bytes of the directories themselves.
+int64_t BytesIn(const std::string& path) {
+  namespace fs = std::filesystem;
+  int64_t bytes = 0;
+  std::error_code error;
+  for (fs::recursive_directory_iterator entry(path, error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::error_code ignored;
+    const auto size = entry->is_regular_file(ignored) ? entry->file_size(ignored) : 0;
+    if (!ignored) bytes += static_cast<int64_t>(size);
+  }
+  return bytes;
+}
+
+// Takes out of `found` what is damaged among the newest, until `keep` whole ones were seen.
+Status TakeOutDamaged(const PruneOptions& options, std::vector<Found>* found,
+                      std::vector<std::string>* ignored) {
+  int64_t whole = 0;
+  for (auto each = found->begin(); each != found->end() && whole < options.keep;) {
+    InspectOptions inspect;
+    inspect.progress = options.progress;
+    ASSIGN_OR_RETURN(const Inspection inspection, Inspect(each->path, inspect));
+    if (inspection.whole()) {
+      ++whole, ++each;
+      continue;
+    }
+    const Damage& first = inspection.damages.front();
+    ignored->push_back(
+        absl::StrCat(each->path, ": damaged (", first.file, ": ", first.message, ")"));
+    each = found->erase(each);
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+std::set<int64_t> RoundsThatStay(const std::set<int64_t>& rounds, int64_t keep,
+                                 int64_t keep_every) {
+  CHECK(keep >= 1 && keep_every >= 0) << keep << ", every " << keep_every;
+  std::set<int64_t> stay;
+  int64_t newest = 0;
+  for (auto round = rounds.rbegin(); round != rounds.rend(); ++round) {
+    const bool milestone = keep_every > 0 && *round % keep_every == 0;
+    if (newest < keep || milestone) stay.insert(*round);
+    ++newest;
+  }
+  return stay;
+}
+
+Status RemoveCheckpoint(const std::string& directory, const Found& found) {
+  const std::string removed = absl::StrCat(directory, "/", RemovedName(found.description.round));
+  if (rename(found.path.c_str(), removed.c_str()) != 0) {
+    return ErrnoError(errno, absl::StrCat("cannot rename ", found.path, " to ", removed));
+  }
+  // Without this, a power cut could undo the rename and not the removal of the files.
+  RETURN_IF_ERROR(SyncDirectory(directory));
+  return RemoveTree(removed);
+}
+
+StatusOr<PruneResult> Prune(const PruneOptions& options) {
+  if (options.keep < 1 || options.keep_every < 0) {
+    return UsageError(absl::StrCat("keep is ", options.keep, " and keep_every ", options.keep_every,
+                                   "; at least one checkpoint must stay (keep >= 1)"));
+  }
+  std::error_code error;
+  if (!std::filesystem::is_directory(options.directory, error)) {
+    return UsageError(absl::StrCat(options.directory, " is no directory of checkpoints"));
+  }
+  std::optional<FileLock> lock;
+  if (!options.dry_run) {
+    ASSIGN_OR_RETURN(lock, FileLock::Acquire(absl::StrCat(options.directory, "/.lock")));
+    ClearLeftovers(options.directory);
+  }
+  PruneResult result;
+  std::vector<Found> found = List(options.directory, &result.ignored);
+  if (options.verify) RETURN_IF_ERROR(TakeOutDamaged(options, &found, &result.ignored));
+  std::set<int64_t> rounds;
+  for (const Found& each : found) rounds.insert(each.description.round);
+  const std::set<int64_t> stay = RoundsThatStay(rounds, options.keep, options.keep_every);
+  for (Found& each : found) {
+    if (stay.contains(each.description.round)) {
+      result.kept.push_back(std::move(each));
+      continue;
+    }
+    const int64_t bytes = BytesIn(each.path);
+    const Status removed = options.dry_run ? OkStatus() : RemoveCheckpoint(options.directory, each);
+    if (!removed.ok()) {
+      result.failures.push_back(std::string(removed.message()));
+      continue;
+    }
+    result.bytes_removed += bytes;
+    result.removed.push_back(std::move(each));
+  }
+  return result;
+}
+
+}  // namespace atl::checkpoint
