@@ -8,6 +8,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/ascii.h"
@@ -163,10 +164,19 @@ std::string RegionTable(const RunStatus& status) {
   if (regions == status.summary.end() || !regions->is_array()) return "";
   std::string text = absl::StrFormat(" %-20s %-9s %7s %7s %9s  %s\n", "REGION", "STATE", "WORKERS",
                                      "ROUND", "TOKENS", "WHY");
+  double most_steps = 0;
+  for (const Json& region : *regions) {
+    if (region.is_object()) most_steps = std::max(most_steps, NumberOr(region, "inner_steps", 0));
+  }
   for (const Json& region : *regions) {
     if (!region.is_object()) continue;
     std::string why = TextOr(region, "why", "");
     if (why.empty()) why = TextOr(region, "doing", "");
+    const double steps = NumberOr(region, "inner_steps", 0);
+    if (steps < most_steps) {
+      absl::StrAppendFormat(&why, "%stakes %.0f of %.0f inner steps: it is slower",
+                            why.empty() ? "" : "; ", steps, most_steps);
+    }
     absl::StrAppendFormat(&text, " %-20s %-9s %7.0f %7.0f %9s  %s\n", TextOr(region, "name", "?"),
                           TextOr(region, "state", "?"), NumberOr(region, "workers", 0),
                           NumberOr(region, "round", 0), FormatCount(NumberOr(region, "tokens", 0)),

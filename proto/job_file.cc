@@ -93,6 +93,12 @@ std::vector<Finding> Examine(const pb::Job& job) {
          absl::StrCat(job.train().global_batch(), " samples are too few for ", job.regions_size(),
                       " regions; each needs one of every step")});
   }
+  if (job.sync().method() == pb::Sync::EVERY_STEP &&
+      job.sync().slow().policy() != pb::SlowRegions::WAIT) {
+    findings.push_back({"sync.slow.policy",
+                        "with sync.method every_step a round is one step, so the others can only "
+                        "wait for a slow region"});
+  }
   if (job.resume().empty()) {
     findings.push_back({"resume", "an empty value is not auto, never, or a path"});
   } else if (job.resume() != "auto" && job.resume() != "never" && job.resume()[0] != '/') {

@@ -15,6 +15,10 @@ int64_t InnerSteps(const pb::Job& job) {
   return job.sync().method() == pb::Sync::EVERY_STEP ? 1 : job.train().inner_steps();
 }
 
+int64_t InnerSteps(const pb::Job& job, const pb::Member& member) {
+  return member.inner_steps() > 0 ? member.inner_steps() : InnerSteps(job);
+}
+
 namespace {
 
 int64_t StepsOf(const pb::Member& member, int64_t job_steps) {
@@ -264,7 +268,7 @@ Status CheckView(const pb::View& view, const pb::Job& job) {
                                  view.lanes(), " lanes"));
     }
     if (!IsFull(member)) continue;
-    if (member.inner_steps() < 0 || member.inner_steps() > 1000000000 ||
+    if (member.inner_steps() < 0 || member.inner_steps() > InnerSteps(job) ||
         member.samples_per_step() < 1 || member.samples_per_step() > job.train().global_batch()) {
       return broken(
           absl::StrCat(member.region(), " has ", member.samples_per_step(), " samples a step"));

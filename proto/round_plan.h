@@ -38,6 +38,9 @@ struct RoundPlan {
 // Optimizer steps of a region in a round (H).
 int64_t InnerSteps(const pb::Job& job);
 
+// The same of one full member.
+int64_t InnerSteps(const pb::Job& job, const pb::Member& member);
+
 // `member` is the place in view.members; `round` lies in [first_round, last_round]. The view has
 // passed CheckView.
 RoundPlan PlanRound(const pb::View& view, const pb::Job& job, int member, int64_t round);

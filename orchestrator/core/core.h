@@ -14,8 +14,9 @@
 // Where all regions survive changes (elastic_):
 //   5. Who is suspected, silent or wrong is left out: a fence, then the next view.       fence.cc,
 //      suspicion.cc
-//   6. Who joins, has caught up or leaves: a planned view, taken at an edge.             planned.cc
-//   7. A new core goes on from what the one before recorded.                             restore.cc
+//   6. Who is slower than the others takes fewer inner steps, if the job wants that.   pace.cc
+//   7. Who joins, has caught up or leaves: a planned view, taken at an edge.             planned.cc
+//   8. A new core goes on from what the one before recorded.                             restore.cc
 // Where one does not, a fault, silence or a differing digest ends the job, naming the cause.
 //
 // What the driver owes: it calls one method at a time, with times that never go back; it persists
@@ -257,6 +258,12 @@ class Core {
   void Release(RegionEntry& entry);
   void ReleaseLeavers();
   void WatchLeases();
+
+  // pace.cc
+  // Of the round that is being committed.
+  void NotePaces(int64_t round);
+  // Lowers and raises inner steps so that regions finish rounds together, where the job says so.
+  void EvenOutSteps();
 
   // restore.cc
   void Restore(const History& history);

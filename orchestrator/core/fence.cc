@@ -244,7 +244,7 @@ std::vector<Ledger::Entry> Core::CarriedEntries(
       entry.samples_per_step = had->second.samples_per_step;
       member.set_first_steps(SizeOf(entry.samples) / entry.samples_per_step);
     } else {
-      const int64_t steps = InnerSteps(options_.job);
+      const int64_t steps = InnerSteps(options_.job, member);
       entry.samples = pool.Take(member.samples_per_step() * steps);
       entry.samples_per_step = member.samples_per_step();
       member.set_first_steps(steps);
@@ -353,6 +353,9 @@ void Core::RecordMembership() {
   }
   membership.set_last_view(last_view_);
   membership.set_stop_reason(stop_reason_);
+  for (const auto& [name, entry] : regions_) {
+    if (entry.inner_steps > 0) (*membership.mutable_inner_steps())[name] = entry.inner_steps;
+  }
   if (resume_) {
     membership.set_resume_round(resume_->round);
     for (const auto& [name, checkpoint] : resume_->checkpoints) {

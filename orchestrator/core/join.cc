@@ -97,7 +97,9 @@ void Core::OnHello(const std::string& region, const pb::Hello& hello) {
   if (elastic_ && entry.IsMember()) {
     LeaveOut(region, RegionState::kAbsent, "it was started again");
   }
+  const bool took_fewer = entry.inner_steps > 0;
   entry.Begin(hello, now_);
+  if (took_fewer) RecordMembership();
   silence_at_ = 0;
   RecordRegion(entry);
   Event("region_hello", region, -1,
@@ -304,6 +306,7 @@ void Core::AddMember(pb::View* view, const std::string& region, bool full) const
   member->set_region(region);
   member->set_workers(entry.hello().workers());
   member->set_role(full ? pb::Member::FULL : pb::Member::OBSERVER);
+  if (full) member->set_inner_steps(entry.inner_steps);
 }
 
 Status Core::GiveShares(pb::View* view) const {

@@ -106,7 +106,8 @@ void Core::PlanView() {
   for (int i = 0; i < wanted.members_size(); ++i) {
     full += IsFull(wanted.members(i)) ? 1 : 0;
     same = same && wanted.members(i).region() == newest.members(i).region() &&
-           wanted.members(i).role() == newest.members(i).role();
+           wanted.members(i).role() == newest.members(i).role() &&
+           wanted.members(i).inner_steps() == newest.members(i).inner_steps();
   }
   if (same || full == 0) return;
   wanted.set_id(++last_view_);

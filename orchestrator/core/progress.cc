@@ -284,6 +284,7 @@ bool Core::Commit(int64_t round) {
   const std::string digest = MajorityDigest(round);
   if (digest.empty()) return false;
   RoundRecord record = SumOf(round, digest);
+  NotePaces(round);
   for (const auto& [at, committed] : ledger_->Commit()) {
     committed_samples_ += SizeOf(committed.samples);
     actions_.records.push_back(SampleRecord{
@@ -308,6 +309,7 @@ bool Core::Commit(int64_t round) {
   facts_.erase(round);
   if (ledger_->next_round() <= view_.last_round()) AssignThrough(ledger_->next_round());
   RecordLedger();
+  EvenOutSteps();
   return true;
 }
 

@@ -60,6 +60,7 @@ struct RegionRecord {
   pb::PhaseSeconds phases;
   // As the last heartbeat said. Not stored: the next one says it again.
   std::vector<pb::WanLink> links;
+  int64_t inner_steps = 0;  // that it is to take in a round; 0: the job's. Membership keeps it
   bool caught_up = false;  // an observer that holds the state
   double lease_end = 0;
   std::optional<pb::Left> left;

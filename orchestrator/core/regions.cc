@@ -45,6 +45,8 @@ void RegionEntry::Begin(const pb::Hello& hello, double now) {
   fault.reset();
   left.reset();
   caught_up = drain_sent = false;
+  pace.Clear();
+  inner_steps = 0;
   not_before = holds_since = 0;
 }
 
@@ -139,6 +141,7 @@ RegionRecord RegionEntry::ToRecord() const {
   record.next_sequence = next_sequence_;
   record.phases = phases_;
   record.links = links_;
+  record.inner_steps = inner_steps;
   record.caught_up = caught_up;
   record.lease_end = hello_.lease_end();
   record.left = left;

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "orchestrator/core/pace.h"
 #include "orchestrator/core/records.h"
 #include "orchestrator/core/states.h"
 
@@ -80,6 +81,8 @@ class RegionEntry {
   int64_t caught_up_round = 0;
   std::string caught_up_digest;
   bool drain_sent = false;
+  Pace pace;
+  int64_t inner_steps = 0;  // that it is to take in a round; 0: the job's
   double not_before = 0;   // not taken into a planned view before
   double holds_since = 0;  // 0: its round is not broken, as far as it says
 

@@ -26,6 +26,10 @@ void Core::Restore(const History& history) {
     const auto found = regions_.find(record.name);
     if (found != regions_.end()) found->second.Restore(record, job_.since);
   }
+  for (const auto& [name, steps] : membership.inner_steps()) {
+    const auto found = regions_.find(name);
+    if (found != regions_.end()) found->second.inner_steps = steps;
+  }
   view_ = membership.view();
   for (const pb::View& planned : membership.planned()) planned_[planned.id()] = planned;
   absolute_ = membership.absolute();
@@ -81,7 +85,8 @@ std::string Core::DurableState() const {
     absl::StrAppend(&text, "\n", name, " ", RegionStateName(entry.state()), " ", entry.attempt(),
                     " ", entry.next_sequence(), entry.caught_up ? " caught up" : "",
                     entry.left ? absl::StrCat(" left ", entry.left->round()) : "",
-                    entry.ready ? " ready" : "");
+                    entry.ready ? " ready" : "",
+                    entry.inner_steps > 0 ? absl::StrCat(" steps ", entry.inner_steps) : "");
   }
   if (!ledger_) return text;
   for (const auto& [at, sums] : evaluations_) {

@@ -6,6 +6,7 @@
 
 #include "absl/time/time.h"
 #include "orchestrator/store/details.h"
+#include "proto/round_plan.h"
 
 namespace atl {
 namespace {
@@ -139,6 +140,7 @@ std::string Summary::ToJson(double now) const {
   double compute = 0;
   double seconds = 0;
   Json regions = Json::array();
+  const int64_t job_steps = InnerSteps(job.job);
   for (const pb::Region& listed : job.job.regions()) {
     const auto found = regions_.find(listed.name());
     RegionRecord region = found != regions_.end() ? found->second : RegionRecord();
@@ -157,6 +159,7 @@ std::string Summary::ToJson(double now) const {
                        {"heard", TimeOrNull(region.heard)},
                        {"round", region.round},
                        {"doing", region.doing},
+                       {"inner_steps", region.inner_steps > 0 ? region.inner_steps : job_steps},
                        {"host", region.host},
                        {"accelerator", region.accelerator},
                        {"wan_bytes_sent", totals.wan_bytes_sent},

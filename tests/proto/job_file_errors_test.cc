@@ -116,6 +116,12 @@ TEST(JobFileErrors, BoundsAreNamedInTheUnitOfTheKey) {
             "job.yaml:2:16: train.beta1: 1.5 is too large; the largest is 0.999999");
 }
 
+TEST(JobFileErrors, WhatHoldsOfInnerStepsNeedsSome) {
+  EXPECT_EQ(RefusalOfLine("sync: {method: every_step, slow: {policy: share}}"),
+            "job.yaml:2:42: sync.slow.policy: with sync.method every_step a round is one step, so "
+            "the others can only wait for a slow region");
+}
+
 TEST(JobFileErrors, NumbersThatAreNoneOrTooLargeForAnyAreRefused) {
   for (const char* number :
        {".nan", "nan", ".inf", "-.inf", "inf", "1e999", "0x10", "1e", "--1", "1,5", "+"}) {

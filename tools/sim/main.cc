@@ -41,6 +41,8 @@ constexpr const char* kRareStates[] = {"core:fence",
                                        "core:join_delayed",
                                        "core:lease_ends",
                                        "core:suspected",
+                                       "core:steps_lowered",
+                                       "core:steps_raised",
                                        "core:region_wrong",
                                        "caught up",
                                        "loaded a checkpoint",
@@ -141,6 +143,7 @@ int RunSeeds(const Arguments& a, const std::string& scenario_text) {
   const double begin = Clock::Real()->MonotonicSeconds();
   for (uint64_t seed = a.first; seed <= a.last; ++seed) {
     Settings settings = DrawSettings(seed, a.least_regions, a.most_regions);
+    DrawSlowness(&settings);
     if (!a.scenario.empty()) {
       const StatusOr<Settings> parsed = ParseScenario(scenario_text);
       if (!parsed.ok()) {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "base/exit_code.h"
 #include "base/random.h"
+#include "proto/job.pb.h"
 #include "tools/sim/events.h"
 
 namespace atl::sim {
@@ -33,6 +34,18 @@ Settings DrawSettings(uint64_t seed, int least_regions, int most_regions) {
   s.faults = dice.Chance(0.05) ? 0 : static_cast<int>(dice.Between(1, 12));
   s.fault_seconds = dice.Uniform(5, 90);
   return s;
+}
+
+void DrawSlowness(Settings* settings) {
+  Settings& s = *settings;
+  Dice dice(DeriveSeed(s.seed, "sim:slowness"));
+  s.slow_policy = static_cast<int>(dice.Below(pb::SlowRegions::Policy_ARRAYSIZE));
+  if (s.slow_policy == pb::SlowRegions::WAIT || dice.Chance(0.2)) return;
+  s.slow_regions = static_cast<int>(dice.Between(1, std::max(1, s.regions - 1)));
+  s.slow_factor = dice.Uniform(1.2, 6);
+  s.inner_steps += dice.Between(1, 5);
+  s.rounds += dice.Between(0, 10);
+  if (dice.Chance(0.5)) s.slow_seconds = dice.Uniform(5, 90);
 }
 
 Settings QuietSettings(uint64_t seed, int regions, int64_t rounds) {
@@ -81,6 +94,8 @@ StatusOr<Settings> ParseScenario(const std::string& text) {
                                                   {"lateness", &s.lateness},
                                                   {"clock_spread", &s.clock_spread},
                                                   {"fault_seconds", &s.fault_seconds},
+                                                  {"slow_factor", &s.slow_factor},
+                                                  {"slow_seconds", &s.slow_seconds},
                                                   {"limit_seconds", &s.limit_seconds}};
     const std::map<std::string, int64_t*> wholes = {{"rounds", &s.rounds},
                                                     {"inner_steps", &s.inner_steps},
@@ -88,7 +103,8 @@ StatusOr<Settings> ParseScenario(const std::string& text) {
                                                     {"save_every", &s.save_every},
                                                     {"evaluate_every", &s.evaluate_every}};
     const std::map<std::string, int*> counts = {
-        {"regions", &s.regions}, {"absent", &s.absent}, {"faults", &s.faults}};
+        {"regions", &s.regions}, {"absent", &s.absent}, {"faults", &s.faults},
+        {"slow_policy", &s.slow_policy}, {"slow_regions", &s.slow_regions}};
     bool ok = words.size() == 2;
     if (!ok) return wrong("a setting reads \"NAME VALUE\"");
     if (const auto real = reals.find(words[0]); real != reals.end()) {
@@ -103,6 +119,10 @@ StatusOr<Settings> ParseScenario(const std::string& text) {
       return wrong("there is no such setting");
     }
     if (!ok) return wrong("not a number that it may have");
+  }
+  if (!pb::SlowRegions::Policy_IsValid(s.slow_policy) || s.slow_regions > s.regions ||
+      s.slow_factor <= 0) {
+    return UsageError("the scenario's slow_policy, slow_regions or slow_factor is none");
   }
   if (s.regions < 1 || s.regions > 4096 || s.rounds < 1 || s.inner_steps < 1 ||
       s.absent >= s.regions) {

@@ -42,12 +42,18 @@ struct Settings {
   int absent = 0;  // regions that come later
   int faults = 0;
   double fault_seconds = 60;  // they begin within so long
+  int slow_policy = 0;        // SlowRegions.Policy
+  int slow_regions = 0;       // the first so many are slow
+  double slow_factor = 3;
+  double slow_seconds = 1e9;  // for so long
   double limit_seconds = 4000;
   std::vector<Fault> script;  // besides the drawn ones
 };
 
 // `regions` above 0: instead of the drawn number.
 Settings DrawSettings(uint64_t seed, int least_regions, int most_regions);
+// What the job says of slow regions, and some that are.
+void DrawSlowness(Settings* settings);
 // Without faults, for measuring.
 Settings QuietSettings(uint64_t seed, int regions, int64_t rounds);
 StatusOr<Settings> ParseScenario(const std::string& text);

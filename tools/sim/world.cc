@@ -30,6 +30,8 @@ pb::Job JobOf(const Settings& settings) {
   job.mutable_data()->set_sequence_length(16);
   job.mutable_checkpoint()->set_every(settings.save_every);
   job.mutable_checkpoint()->set_keep(3);
+  job.mutable_sync()->mutable_slow()->set_policy(
+      static_cast<pb::SlowRegions::Policy>(settings.slow_policy));
   for (int i = 0; i < settings.regions; ++i) job.add_regions()->set_name(NameOf(i));
   return job;
 }
@@ -110,6 +112,11 @@ void World::CheckMembers(int only) {
   }
 }
 
+double World::SlownessOf(int region) const {
+  const bool slow = region < settings_.slow_regions && now() < 1000 + settings_.slow_seconds;
+  return slow ? settings_.slow_factor : 1;
+}
+
 void World::DoFault(const Fault& fault) {
   if (keeper_->ended()) return;
   Count(absl::StrCat("fault:", fault.kind));
@@ -123,7 +130,7 @@ void World::DoFault(const Fault& fault) {
   if (fault.kind == "drain") return keeper_->Drain(one->name());
   if (fault.kind == "slow") {
     one->SetSlow(8);
-    events_.In(fault.seconds, [one] { one->SetSlow(1); });
+    events_.In(fault.seconds, [this, a = fault.a] { regions_[a]->SetSlow(SlownessOf(a)); });
   } else if (fault.kind == "cut") {
     Say(absl::StrCat("the line between ", one->name(), " and ", NameOf(fault.b), " is cut for ",
                      fault.seconds, " s"));
@@ -184,6 +191,10 @@ Outcome World::Run() {
                [this, i] {
                  if (!regions_[i]->alive()) regions_[i]->Start();
                });
+  }
+  for (int i = 0; i < settings_.slow_regions; ++i) {
+    regions_[i]->SetSlow(SlownessOf(i));
+    events_.In(settings_.slow_seconds, [this, i] { regions_[i]->SetSlow(1); });
   }
   DrawFaults();
   for (const Fault& fault : settings_.script) {

@@ -78,6 +78,8 @@ class World {
   double Delay();
   void Transmit(double delay, std::function<void()> deliver);
   void DrawFaults();
+  // How much longer a region's steps take just now, but for faults.
+  double SlownessOf(int region) const;
   void DoFault(const Fault& fault);
 
   const Settings settings_;

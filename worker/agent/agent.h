@@ -154,7 +154,7 @@ class Agent {
   bool Finished() const;
   bool SaveOrEvaluate(AgentActions* actions);
   void BeginRound(double now);
-  void Train(AgentActions* actions);
+  void Train(double now, AgentActions* actions);
   void Reduce(double now, AgentActions* actions);
   void Leave(double now, AgentActions* actions);
   void AfterTrain(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
@@ -226,6 +226,7 @@ class Agent {
   bool evaluated_ = false;
   double round_started_at_ = 0;
   double reduce_started_at_ = 0;
+  double train_started_at_ = 0;
   RoundPlan plan_;          // of round committed_ + 1, once it has begun
   int64_t steps_done_ = 0;  // of it
   bool begun_ = false;

@@ -43,7 +43,7 @@ void Agent::Next(double now, AgentActions* actions) {
     BeginRound(now);
   }
   const bool cut = leave_wanted_ && !leave_after_round_ && steps_done_ > 0;
-  if (steps_done_ < plan_.inner_steps && !cut) return Train(actions);
+  if (steps_done_ < plan_.inner_steps && !cut) return Train(now, actions);
   if (Held()) {
     state_ = State::kHolding;
     return;
@@ -91,7 +91,8 @@ void Agent::BeginRound(double now) {
   report_.set_round(round_);
 }
 
-void Agent::Train(AgentActions* actions) {
+void Agent::Train(double now, AgentActions* actions) {
+  train_started_at_ = now;
   pb::RegionCommand command;
   command.mutable_train()->set_round(round_);
   command.mutable_train()->set_first_step(steps_done_);
@@ -109,6 +110,7 @@ void Agent::AfterTrain(const std::vector<pb::RegionAnswer>& answers, double now,
     report_.set_loss_sum(report_.loss_sum() + answer.loss_sum());
     report_.set_tokens(report_.tokens() + answer.tokens());
   }
+  report_.set_train_seconds(report_.train_seconds() + now - train_started_at_);
   report_.set_gradient_norm(answers.front().gradient_norm());
   report_.set_learning_rate(answers.front().learning_rate());
   steps_done_ = options_.survives ? answers.front().steps() : plan_.inner_steps;

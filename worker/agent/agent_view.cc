@@ -281,7 +281,7 @@ bool Agent::ChangeView(double now, AgentActions* actions) {
       Run(State::kPreparing, std::move(command), actions);
       return true;
     }
-    Train(actions);
+    Train(now, actions);
     return true;
   }
   if (view_.id() == 0) return false;
