@@ -14,10 +14,21 @@ namespace {
 using nlohmann::json;
 
 // "[json.exception.parse_error.101] parse error at line 1, column 9: syntax error ..." without its
-// number.
+// number. It quotes what was read last, which may be long and hold any bytes.
 std::string Plain(absl::string_view what) {
+  constexpr size_t kLongest = 300;
   const size_t bracket = what.find("] ");
-  return std::string(bracket == absl::string_view::npos ? what : what.substr(bracket + 2));
+  if (bracket != absl::string_view::npos) what = what.substr(bracket + 2);
+  std::string plain;
+  for (const char c : what.substr(0, kLongest)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= ' ' && byte < 0x7f) {
+      plain.push_back(c);
+    } else {
+      absl::StrAppend(&plain, "<", absl::Hex(byte, absl::kZeroPad2), ">");
+    }
+  }
+  return what.size() > kLongest ? absl::StrCat(plain, "...") : plain;
 }
 
 // The library's events, checked and passed on. The methods' names are the library's.
