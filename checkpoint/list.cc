@@ -25,7 +25,7 @@ std::vector<Found> List(const std::string& directory, std::vector<std::string>* 
       rounds[*round] = name;
     } else if (const auto moved = RoundOfReplacedName(name)) {
       replaced[*moved] = name;
-    } else if (name != ".lock") {
+    } else if (name != ".lock" && name != ".transfer-key") {
       others.push_back(name);
     }
   }
@@ -49,6 +49,7 @@ std::vector<Found> List(const std::string& directory, std::vector<std::string>* 
   std::sort(others.begin(), others.end());
   for (const std::string& name : others) {
     ignore(name, IsLeftoverName(name) ? "a save is under way, or ended before it was complete"
+                 : IsPullName(name)   ? "a pull is under way, or was cut short and can go on"
                                       : "not the name of a checkpoint (round-000000)");
   }
   return found;

@@ -37,6 +37,10 @@ std::string PartialName(int64_t round, const std::string& token) {
 std::string RemovedName(int64_t round) { return absl::StrCat(".", RoundName(round), ".removed"); }
 std::string ReplacedName(int64_t round) { return absl::StrCat(".", RoundName(round), ".replaced"); }
 
+std::string PullName(int64_t round, const std::string& token) {
+  return absl::StrCat(".", RoundName(round), ".", token, ".pull");
+}
+
 std::optional<int64_t> RoundOfName(absl::string_view name) {
   int64_t round = 0;
   absl::string_view digits = name;
@@ -52,6 +56,10 @@ std::optional<int64_t> RoundOfReplacedName(absl::string_view name) {
     return std::nullopt;
   }
   return RoundOfName(name);
+}
+
+bool IsPullName(absl::string_view name) {
+  return absl::StartsWith(name, ".round-") && absl::EndsWith(name, ".pull");
 }
 
 bool IsLeftoverName(absl::string_view name) {

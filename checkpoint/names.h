@@ -5,6 +5,8 @@
 //     checkpoints/.round-000041.1f2e3d4c.partial being written, or left over: removed by the next
 //                                                save
 //     checkpoints/.round-000041.removed          being removed
+//     checkpoints/.round-000041.0123456789abcdef.pull   on its way from other places
+//     checkpoints/.transfer-key                  which others need to pull from here
 //     checkpoints/.round-000041.replaced         the committed one, moved aside while its successor
 //                                                takes its place (see staging.h)
 #pragma once
@@ -28,6 +30,10 @@ std::string RemovedName(int64_t round);                            // ".round-00
 std::string ReplacedName(int64_t round);                           // ".round-000041.replaced"
 std::optional<int64_t> RoundOfName(absl::string_view name);        // of "round-000041" only
 std::optional<int64_t> RoundOfReplacedName(absl::string_view name);  // of ".round-000041.replaced"
+// A checkpoint that is being pulled (checkpoint/transfer/); it stays until the pull is done,
+// through any number of attempts. TOKEN names the manifest: 16 hexadecimal digits.
+std::string PullName(int64_t round, const std::string& token);  // ".round-000041.TOKEN.pull"
+bool IsPullName(absl::string_view name);
 bool IsLeftoverName(absl::string_view name);                         // partial or removed
 
 // Relative file names that a manifest may hold: `[A-Za-z0-9._-]` in each part, no part begins with

@@ -39,8 +39,9 @@ bool HoldsRounds(const std::string& directory) {
 }  // namespace
 
 std::vector<Verb> CheckpointVerbs() {
-  return {CheckpointLsVerb(), CheckpointShowVerb(), CheckpointVerifyVerb(), CheckpointRepairVerb(),
-          CheckpointPruneVerb()};
+  return {CheckpointLsVerb(),     CheckpointShowVerb(),  CheckpointVerifyVerb(),
+          CheckpointRepairVerb(), CheckpointPruneVerb(), CheckpointPullVerb(),
+          CheckpointServeVerb(),  CheckpointKeygenVerb()};
 }
 
 std::string WithoutSlash(std::string path) {
@@ -100,7 +101,7 @@ std::vector<std::string> RoundsIn(const std::string& directory, std::vector<std:
       rounds[*round] = path;
     } else if (const auto moved = checkpoint::RoundOfReplacedName(name)) {
       replaced[*moved] = path;
-    } else if (name != ".lock") {
+    } else if (name != ".lock" && name != ".transfer-key") {
       ignored->push_back(path);
     }
   }

@@ -20,6 +20,9 @@ Verb CheckpointShowVerb();
 Verb CheckpointVerifyVerb();
 Verb CheckpointRepairVerb();
 Verb CheckpointPruneVerb();
+Verb CheckpointPullVerb();
+Verb CheckpointServeVerb();
+Verb CheckpointKeygenVerb();
 
 // In the order in which help lists them.
 std::vector<Verb> CheckpointVerbs();
@@ -32,7 +35,7 @@ StatusOr<std::vector<std::string>> CheckpointDirectories(const std::string& path
 // `path` itself if it is one checkpoint, else the newest complete one of all of its directories.
 StatusOr<std::string> OneCheckpoint(const std::string& path);
 // What bears the name of a checkpoint in a directory of them, complete or not, newest first. Other
-// names but ".lock" go to `ignored`, a line each.
+// names but ".lock" and ".transfer-key" go to `ignored`, a line each.
 std::vector<std::string> RoundsIn(const std::string& directory, std::vector<std::string>* ignored);
 // The manifest of a checkpoint, under its rules; errors name the path.
 StatusOr<checkpoint::Manifest> ReadManifestOf(const std::string& path);

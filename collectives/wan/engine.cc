@@ -365,9 +365,12 @@ void EngineImpl::StopServing(ViewId view, LaneId lane, const std::string& name) 
 std::shared_ptr<Transfer> EngineImpl::Fetch(ViewId view, LaneId lane, FetchRequest request) {
   const GroupName name = {view.value, lane.value};
   const auto handle =
-      std::make_shared<FetchHandle>(commands_, [this, name](const FetchHandle* cancelled) {
-        if (GroupState* const group = Find(name)) group->CancelFetch(cancelled);
-      });
+      std::make_shared<FetchHandle>(
+          commands_,
+          [this, name](const FetchHandle* cancelled) {
+            if (GroupState* const group = Find(name)) group->CancelFetch(cancelled);
+          },
+          std::move(request.done));
   const bool posted = commands_->Post([this, name, request = std::move(request), handle] {
     GroupState* const group = Find(name);
     if (group == nullptr) {

@@ -58,6 +58,14 @@ struct Silence {
   double seconds = 0;
 };
 
+// A connection that calls for a view and lane that have not been joined here.
+struct Call {
+  ViewId view;
+  LaneId lane;
+  MemberIndex from;
+  MemberIndex to;  // which member the caller takes this gateway for
+};
+
 struct EngineOptions {
   Endpoint listen;                  // port 0: any free one
   bool only_calls_out = false;      // nobody can call us: listens nowhere
@@ -74,6 +82,9 @@ struct EngineOptions {
   double patience_seconds = 30;
   // Called in the I/O thread: must not block or call the engine.
   std::function<void(const Silence&)> on_silence;
+  // Nothing in a call is proven yet. True: it waits until somebody joins, as without this; false:
+  // its connection is dropped. In the I/O thread: must not block or call the engine.
+  std::function<bool(const Call&)> on_call;
 };
 
 // One pair of gateways, for status.
@@ -90,6 +101,7 @@ struct LinkStatus {
   double retransmitted = 0;     // share of the bytes of that time that were sent again
   double paced_rate = 0;        // bytes/s; 0: not paced
   double silent_seconds = 0;
+  std::string last_error;  // of the calls, while there is no connection
 };
 
 // A member whose endpoint lacks host or port only calls out.

@@ -32,7 +32,15 @@ double Now() { return Clock::Real()->MonotonicSeconds(); }
 
 Status EngineImpl::OnHello(Link* link) {
   GroupState* const group = GroupOf(link);
-  return group == nullptr ? OkStatus() : Admit(link, group);  // held until somebody joins
+  if (group != nullptr) return Admit(link, group);
+  const Hello& hello = link->hello();
+  if (options_.on_call && !options_.on_call({{static_cast<int64_t>(hello.view)},
+                                             {static_cast<int64_t>(hello.lane)},
+                                             {hello.from},
+                                             {hello.to}})) {
+    return absl::UnauthenticatedError("a call for a view that nobody will join");
+  }
+  return OkStatus();  // held until somebody joins
 }
 
 Status EngineImpl::Admit(Link* link, GroupState* group) {

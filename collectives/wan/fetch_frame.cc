@@ -68,7 +68,7 @@ Status StatusOf(const FetchEnd& end) {
     case FetchEndCode::kOutOfRange:
       return absl::OutOfRangeError(absl::StrCat("it has not so many bytes. ", end.text));
     case FetchEndCode::kFailed:
-      return absl::UnavailableError(absl::StrCat("it could not read them: ", end.text));
+      return absl::InternalError(absl::StrCat("it could not read them: ", end.text));
     case FetchEndCode::kCancelled:
       break;
   }

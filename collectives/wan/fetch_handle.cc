@@ -37,11 +37,14 @@ void FetchHandle::Publish(FetchProgress progress) {
 }
 
 void FetchHandle::Finish(Status status, FetchProgress progress) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (result_.has_value()) return;
-  result_ = std::move(status);
-  progress_ = std::move(progress);
-  done_.notify_all();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (result_.has_value()) return;
+    result_ = std::move(status);
+    progress_ = std::move(progress);
+    done_.notify_all();
+  }
+  if (on_done_) on_done_();
 }
 
 Status FetchHandle::Sink(const std::function<Status()>& sink) {

@@ -16,8 +16,9 @@ namespace atl::wan {
 class FetchHandle : public Transfer {
  public:
   // `cancel` runs on the I/O thread and finishes this fetch unless it is done.
-  FetchHandle(std::shared_ptr<CommandQueue> commands, std::function<void(FetchHandle*)> cancel)
-      : commands_(std::move(commands)), cancel_(std::move(cancel)) {}
+  FetchHandle(std::shared_ptr<CommandQueue> commands, std::function<void(FetchHandle*)> cancel,
+              std::function<void()> done)
+      : commands_(std::move(commands)), cancel_(std::move(cancel)), on_done_(std::move(done)) {}
 
   bool Done() const override;
   Status Wait() override;
@@ -33,6 +34,7 @@ class FetchHandle : public Transfer {
  private:
   const std::shared_ptr<CommandQueue> commands_;
   const std::function<void(FetchHandle*)> cancel_;
+  const std::function<void()> on_done_;
   std::mutex sink_mutex_;  // held while the sink runs
   mutable std::mutex mutex_;
   std::condition_variable done_;

@@ -304,6 +304,7 @@ std::vector<LinkStatus> GroupState::Links(double now) const {
     status.retransmitted = member.channel->sending_losses();
     status.paced_rate = member.channel->paced_rate();
     status.silent_seconds = member.channel->silent_seconds(now);
+    if (!member.channel->up()) status.last_error = member.last_error;
     all.push_back(std::move(status));
   }
   return all;

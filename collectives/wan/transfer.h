@@ -63,6 +63,9 @@ struct FetchRequest {
   // error ends the fetch with it.
   std::function<Status(int64_t offset, std::span<const uint8_t> bytes)> sink;
   double rate_cap = 0;  // bytes/s over all sources; 0: none
+  // Called once, when the fetch has ended, on a thread of the engine: must not block or call the
+  // engine.
+  std::function<void()> done;
 };
 
 struct FallenSource {
