@@ -83,6 +83,8 @@ struct SaveOptions {
   std::vector<Section> sections;  // the same prefixes in the same order on every rank
   int64_t max_file_bytes = int64_t{5} * 1000 * 1000 * 1000;
   int keep = 3;
+  // What went wrong on this rank while it got ready: the save then fails with it on all ranks.
+  Status ready = OkStatus();
 };
 
 struct SaveResult {

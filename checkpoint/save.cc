@@ -103,6 +103,7 @@ class Saver {
 
   // Fills plans_, manifest_ (without roots) and blueprint_. The same on every rank.
   Status Plan() {
+    RETURN_IF_ERROR(options_.ready);
     if (options_.sections.empty() || options_.sections.size() > kMaxSections) {
       return UsageError(absl::StrCat("a checkpoint of ", options_.sections.size(), " sections"));
     }

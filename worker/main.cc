@@ -179,6 +179,22 @@ std::string RandomHex() {
 }
 
 // Rank 0. The region's followers have had Finish when this returns with *region_ended.
+// For the thread that writes checkpoints while training goes on; null where MPI can't serve two
+// threads at once on some rank.
+StatusOr<std::unique_ptr<Communicator>> SavesCommunicator(const MpiEnvironment& environment,
+                                                          Communicator& control) {
+  ASSIGN_OR_RETURN(const auto able,
+                   control.AllGatherBytes(environment.threads_at_once() ? "able" : ""));
+  for (const std::string& rank : able) {
+    if (!rank.empty() || able.size() == 1) continue;
+    LOG(WARNING) << "this MPI serves one thread at a time: training waits for checkpoints";
+    return nullptr;
+  }
+  MpiOptions options;
+  options.share_memory = false;  // a few words a save
+  return MakeMpiCommunicator(options);
+}
+
 AgentExit Lead(const ParsedFlags& flags, RegionWorker& worker, Communicator& control,
                const AbortRegion& abort, bool* region_ended) {
   const auto finish_early = [&](const Status& status) {
@@ -249,6 +265,12 @@ int Main(int argc, char** argv) {
     LOG(ERROR) << control.status().message();
     (*environment)->Abort(static_cast<int>(ExitCode::kEnvironment));
   }
+  auto saves = SavesCommunicator(**environment, **control);
+  if (!saves.ok()) {
+    LOG(ERROR) << saves.status().message();
+    (*environment)->Abort(static_cast<int>(ExitCode::kEnvironment));
+  }
+  options->saves = saves->get();
   LastWords words;
   words.region = flags.Text("region");
   words.rank = (*control)->rank();

@@ -27,7 +27,7 @@ StatusOr<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Create() {
         absl::StrCat("this MPI (", LibraryVersion(),
                      ") lets only the main thread communicate; use one built with thread support"));
   }
-  return std::unique_ptr<MpiEnvironment>(new MpiEnvironment);
+  return std::unique_ptr<MpiEnvironment>(new MpiEnvironment(provided >= MPI_THREAD_MULTIPLE));
 }
 
 MpiEnvironment::~MpiEnvironment() {

@@ -39,11 +39,16 @@ class MpiEnvironment {
   // Ends all processes of the region, this one too; mpirun exits with `exit_code`.
   [[noreturn]] void Abort(int exit_code);
 
+  // Several threads may be in MPI at once, each with a communicator of its own.
+  bool threads_at_once() const { return threads_at_once_; }
+
   // "Open MPI v4.1.4, ...": for version and environment reports.
   static std::string LibraryVersion();
 
  private:
-  MpiEnvironment() = default;
+  explicit MpiEnvironment(bool threads_at_once) : threads_at_once_(threads_at_once) {}
+
+  const bool threads_at_once_;
 };
 
 }  // namespace atl

@@ -353,16 +353,20 @@ void Core::OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report) 
   if (!InView(entry, report.view())) return;
   const pb::CheckpointOnDisk& checkpoint = report.checkpoint();
   const int64_t round = checkpoint.round();
-  if (!report.failure().empty() && elastic_) {
+  if (report.skipped() > 0) {
+    return Event("checkpoint_skipped", entry.name(), round,
+                 absl::StrCat("region ", entry.name(), " made no checkpoint of round ", round, ": ",
+                              report.failure(), " (", report.skipped(), " skipped so far)"),
+                 {{"skipped", report.skipped()}});
+  }
+  // Training goes on. Where it does not, because this was the last save, a Fault follows.
+  if (!report.failure().empty()) {
     return Event("checkpoint_failed", entry.name(), round,
                  absl::StrCat("region ", entry.name(), " could not write the checkpoint of round ",
                               round, ": ", report.failure()));
   }
-  if (!report.failure().empty()) {
-    return Fail(absl::StrCat("region ", entry.name(), " could not write the checkpoint of round ",
-                             round, ": ", report.failure()),
-                report.exit_code() > 0 ? report.exit_code() : 1, entry.name(), round);
-  }
+  // Of a round that was done again while the save was under way.
+  if (IsContradicted(checkpoint)) return;
   newest_saved_ = std::max(newest_saved_, std::min(round, view_.last_round()));
   std::map<std::string, pb::CheckpointReport>& reports = checkpoints_[round];
   if (!reports.emplace(entry.name(), report).second) return;

@@ -158,12 +158,42 @@ TEST(CoreFailure, NobodyIsBlamedForTheOrchestratorsOwnPause) {
   EXPECT_FALSE(core.ended());
 }
 
-TEST(CoreFailure, ACheckpointThatCannotBeWrittenEndsTheJobWithItsCode) {
+TEST(CoreFailure, ACheckpointThatCannotBeWrittenIsToldAndTheJobGoesOn) {
   CoreDriver core(CoreDriver::TestJob(2));
   core.AllReady();
   core.AllRound(1);
-  EXPECT_THAT(core.Checkpoint("b", 1, "disk full: /x"), HasSubstr("end failed 4"));
+  EXPECT_THAT(core.Checkpoint("b", 1, "disk full: /x"),
+              HasSubstr("event checkpoint_failed: region b could not write the checkpoint of round "
+                        "1: disk full: /x"));
+  EXPECT_FALSE(core.ended());
+  EXPECT_THAT(core.Checkpoint("a", 1), Not(HasSubstr("checkpoint_complete")));
+  core.AllRound(2);
+  core.Checkpoint("b", 2);
+  EXPECT_THAT(core.Checkpoint("a", 2), HasSubstr("event checkpoint_complete"));
+}
+
+TEST(CoreFailure, TheLastCheckpointThatCannotBeWrittenEndsTheJobWithItsCode) {
+  CoreDriver core(CoreDriver::TestJob(2));
+  core.AllReady();
+  core.AllRound(1);
+  core.Checkpoint("b", 1, "disk full: /x");
+  EXPECT_THAT(core.Fault("b", "disk full: /x", 4), HasSubstr("end failed 4"));
   EXPECT_THAT(core.ended()->reason, HasSubstr("disk full: /x"));
+}
+
+TEST(CoreFailure, ASkippedCheckpointIsToldWithTheCount) {
+  CoreDriver core(CoreDriver::TestJob(2));
+  core.AllReady();
+  core.AllRound(1);
+  pb::LeaderMessage message;
+  message.mutable_checkpoint()->set_view(core.view("a").id());
+  message.mutable_checkpoint()->mutable_checkpoint()->set_round(1);
+  message.mutable_checkpoint()->set_failure("the two saves before it are still being written");
+  message.mutable_checkpoint()->set_skipped(3);
+  message.set_sequence(3);
+  EXPECT_THAT(core.Message("a", message),
+              HasSubstr("event checkpoint_skipped: region a made no checkpoint of round 1: the two "
+                        "saves before it are still being written (3 skipped so far)"));
 }
 
 TEST(CoreFailure, LeavingEarlyWithoutASignalIsAFailure) {

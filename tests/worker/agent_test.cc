@@ -163,6 +163,110 @@ TEST_F(AgentTest, DigestsOfTheRanksAreAdded) {
   EXPECT_EQ(actions.send[0].round().digest(), (Digest{42, 0}.Hex()));
 }
 
+// Saves behind training.
+class SavingTest : public AgentTest {
+ public:
+  static pb::RegionAnswer Pending() {
+    pb::RegionAnswer answer;
+    answer.set_pending(true);
+    return answer;
+  }
+  // Rounds until a save is due: its command is under way then.
+  AgentActions UntilSave() {
+    for (int i = 0; i < 20; ++i) {
+      AgentActions actions = agent_.state() == State::kTraining ? TrainAndReduce() : AgentActions();
+      actions = Answer(WithDigest(1));
+      if (actions.run && actions.run->has_save()) return actions;
+    }
+    ADD_FAILURE() << "no save";
+    return {};
+  }
+  AgentActions Ended(int64_t round, const std::string& error = "") {
+    pb::SaveEnded ended;
+    ended.set_round(round);
+    if (error.empty()) ended.set_path("/there");
+    ended.set_error(error);
+    ended.set_exit_code(error.empty() ? 0 : 4);
+    return agent_.OnSaved(ended, ++now_);
+  }
+};
+
+TEST_F(SavingTest, ASaveThatIsPendingHoldsNothingUpAndIsReportedWhenItHasEnded) {
+  EnterFirstRound();
+  AgentActions actions = UntilSave();
+  ASSERT_EQ(actions.run->save().round(), 2);
+  EXPECT_FALSE(actions.run->save().wait());
+  actions = Answer(Pending());
+  EXPECT_TRUE(actions.send.empty());
+  Answer();  // evaluation
+  ASSERT_EQ(agent_.state(), State::kTraining);
+  actions = Ended(2);
+  ASSERT_EQ(actions.send.size(), 1u);
+  EXPECT_EQ(actions.send[0].checkpoint().checkpoint().round(), 2);
+  EXPECT_EQ(actions.send[0].checkpoint().checkpoint().path(), "/there");
+  EXPECT_EQ(actions.send[0].checkpoint().checkpoint().next_sample(), 16);
+  EXPECT_EQ(agent_.state(), State::kTraining);
+}
+
+TEST_F(SavingTest, ASaveThatFailsBehindTrainingIsToldAndTrainingGoesOn) {
+  EnterFirstRound();
+  UntilSave();
+  Answer(Pending());
+  Answer();
+  const AgentActions actions = Ended(2, "disk full");
+  ASSERT_EQ(actions.send.size(), 1u);
+  EXPECT_EQ(actions.send[0].checkpoint().failure(), "disk full");
+  EXPECT_EQ(agent_.state(), State::kTraining);
+}
+
+TEST_F(SavingTest, ASkippedSaveIsToldWithTheCount) {
+  EnterFirstRound();
+  UntilSave();
+  pb::RegionAnswer skipped;
+  skipped.set_skipped(true);
+  const AgentActions actions = Answer(skipped);
+  ASSERT_EQ(actions.send.size(), 1u);
+  EXPECT_EQ(actions.send[0].checkpoint().skipped(), 1);
+  EXPECT_EQ(agent_.state(), State::kEvaluating);
+}
+
+TEST_F(SavingTest, TheLastSaveWaitsAndItsFailureIsTheJobs) {
+  EnterFirstRound();
+  UntilSave();
+  Answer(Pending());
+  Answer();
+  Ended(2);
+  const AgentActions actions = UntilSave();
+  ASSERT_EQ(actions.run->save().round(), 4);
+  EXPECT_TRUE(actions.run->save().wait());
+  pb::RegionAnswer failed;
+  failed.set_error("disk full");
+  failed.set_exit_code(4);
+  const AgentActions told = Answer(failed);
+  ASSERT_EQ(told.send.size(), 2u);
+  EXPECT_EQ(told.send[0].checkpoint().failure(), "disk full");
+  EXPECT_EQ(told.send[1].fault().exit_code(), 4);
+}
+
+TEST_F(SavingTest, NobodyLeavesWhileASaveIsPending) {
+  EnterFirstRound();
+  UntilSave();
+  Answer(Pending());
+  Answer();
+  UntilSave();
+  Answer();  // the last save
+  const AgentActions evaluated = Answer();
+  EXPECT_TRUE(evaluated.send.size() == 1 && evaluated.send[0].has_evaluation());
+  EXPECT_NE(agent_.state(), State::kLeaving);
+  agent_.OnTick(++now_);
+  EXPECT_NE(agent_.state(), State::kLeaving);
+  const AgentActions actions = Ended(2);
+  ASSERT_EQ(actions.send.size(), 2u);
+  EXPECT_TRUE(actions.send[0].has_checkpoint());
+  EXPECT_TRUE(actions.send[1].has_left());
+  EXPECT_EQ(agent_.state(), State::kLeaving);
+}
+
 TEST_F(AgentTest, AStopWantedElsewhereEndsTheRoundHereToo) {
   EnterFirstRound();
   TrainAndReduce(/*other_stops=*/true);

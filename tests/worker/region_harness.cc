@@ -89,11 +89,13 @@ pb::View MakeView(const HarnessOptions& options, const Answers& set_up) {
 HarnessRegion::HarnessRegion(const std::string& run_dir, const std::string& name, int workers)
     : name_(name) {
   communicators_ = MakeInProcessGroup(workers);
+  saves_ = MakeInProcessGroup(workers);
   for (int rank = 0; rank < workers; ++rank) {
     RegionWorkerOptions worker;
     worker.region = name;
     worker.run_dir = run_dir;
     worker.wan_listen = Endpoint{"127.0.0.1", 0};
+    worker.saves = saves_[rank].get();
     workers_.push_back(std::make_unique<RegionWorker>(worker, communicators_[rank].get()));
   }
   for (int rank = 1; rank < workers; ++rank) {

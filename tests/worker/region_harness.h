@@ -34,7 +34,7 @@ class HarnessRegion {
 
   const std::string name_;
   std::atomic<int64_t> commands_ = 0;
-  std::vector<std::unique_ptr<Communicator>> communicators_;
+  std::vector<std::unique_ptr<Communicator>> communicators_, saves_;
   std::vector<std::unique_ptr<RegionWorker>> workers_;
   std::vector<std::thread> threads_;
 };

@@ -4,6 +4,7 @@
 // are the same only if they were made of the same.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -93,6 +94,8 @@ class Region {
   void RunReduce(const pb::ReduceRound& command);
   void RunCommit(const pb::CommitRound& command);
   void RunSave(const pb::SaveCheckpoint& command);
+  void AwaitWritten(int64_t command_number);
+  pb::CheckpointOnDisk Write();
   bool ApplyResult(const Result& result);
   void BeginFetch();
   void EndFetch();
@@ -111,6 +114,7 @@ class Region {
   bool damage_ = false;
   double lease_seconds_ = 0;
   std::vector<pb::CheckpointOnDisk> disk_;
+  std::deque<pb::CheckpointOnDisk> unwritten_;  // saves under way behind training
   Memory memory_;
 
   std::optional<pb::RegionCommand> command_;

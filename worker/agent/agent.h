@@ -14,7 +14,9 @@
 //   kTraining    command TrainRound       answers -> what is due
 //   kReducing    command ReduceRound      answers -> kCommitting; interrupted -> kHolding
 //   kCommitting  command CommitRound      answers: RoundReport -> what is due
-//   kSaving      command SaveCheckpoint   answers: CheckpointReport -> what is due
+//   kSaving      command SaveCheckpoint   answers: CheckpointReport, now or once it has ended behind
+//                                         the next rounds -> what is due
+//                nothing, before leaving  the last save has ended -> what is due
 //   kEvaluating  command Evaluate         answers: EvaluationReport -> what is due
 //   kHolding     nothing                  View -> what is due
 //   kLeaving     Left                     JobEnded, Dropped -> kOver; View -> what is due
@@ -32,6 +34,7 @@
 // reduced or committed before a view with an id of f or more.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -106,6 +109,8 @@ class Agent {
   AgentActions OnMessage(const pb::OrchestratorMessage& message, double now);
   // The answers of all ranks to the command under way, by rank.
   AgentActions OnAnswers(const std::vector<pb::RegionAnswer>& answers, double now);
+  // A save that was answered with `pending` has ended. In the order of the commands.
+  AgentActions OnSaved(const pb::SaveEnded& ended, double now);
   // A signal, or whoever may ask this region to leave. Where views change the others go on.
   AgentActions OnStopRequested(const std::string& reason, double now);
   // A member that the command under way waits for has been silent for so long.
@@ -152,6 +157,7 @@ class Agent {
   // agent_round.cc: what comes next, and what its answers mean.
   void Next(double now, AgentActions* actions);
   bool Finished() const;
+  bool IsLastSave() const;  // of the job, for all that is known
   bool SaveOrEvaluate(AgentActions* actions);
   void BeginRound(double now);
   void Train(double now, AgentActions* actions);
@@ -166,6 +172,7 @@ class Agent {
                        AgentActions* actions);
   void AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterSave(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
+  void ReportSave(pb::CheckpointReport report, double now, AgentActions* actions);
   void AfterEvaluate(const std::vector<pb::RegionAnswer>& answers, double now,
                      AgentActions* actions);
 
@@ -224,6 +231,8 @@ class Agent {
   bool has_state_ = false;
   bool saved_ = false;  // committed_ is on disk, or need not be
   bool evaluated_ = false;
+  std::deque<pb::CheckpointReport> pending_saves_;  // being written; as they will be reported
+  int64_t skipped_saves_ = 0;
   double round_started_at_ = 0;
   double reduce_started_at_ = 0;
   double train_started_at_ = 0;

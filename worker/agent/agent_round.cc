@@ -25,7 +25,11 @@ void Agent::Next(double now, AgentActions* actions) {
   if (options_.survives && ChangeView(now, actions)) return;
   if (view_.id() == 0 || (!has_state_ && !Observes())) return;
   if (has_state_ && SaveOrEvaluate(actions)) return;
-  if (Finished()) return Leave(now, actions);
+  if (Finished()) {
+    if (pending_saves_.empty()) return Leave(now, actions);
+    state_ = State::kSaving;
+    return;
+  }
   if (Observes()) {
     if (Held()) {
       state_ = State::kHolding;
@@ -55,8 +59,10 @@ bool Agent::Finished() const {
   return stopping_ || left_round_ || (has_state_ && committed_ >= view_.last_round());
 }
 
+bool Agent::IsLastSave() const { return stopping_ || committed_ >= view_.last_round(); }
+
 bool Agent::SaveOrEvaluate(AgentActions* actions) {
-  const bool last = stopping_ || committed_ >= view_.last_round();
+  const bool last = IsLastSave();
   const auto due = [&](int64_t every) { return every > 0 && committed_ % every == 0; };
   if (Observes()) return false;
   if (!saved_ && (last || due(job_.checkpoint().every()))) {
@@ -66,6 +72,7 @@ bool Agent::SaveOrEvaluate(AgentActions* actions) {
     command.mutable_save()->set_digest(digest_);
     command.mutable_save()->set_next_sample(pool.next());
     ToProto(pool.returned(), command.mutable_save()->mutable_returned());
+    command.mutable_save()->set_wait(last);
     Run(State::kSaving, std::move(command), actions);
     return true;
   }
@@ -266,43 +273,76 @@ void Agent::ReportCommitted(const std::vector<pb::RegionAnswer>& answers, double
   Report(std::move(message), now, actions);
 }
 
+// A save that fails while training goes on is told and costs nothing but the checkpoint: older ones
+// are kept, and the next save comes. The one that the job or this region ends with must not fail.
 void Agent::AfterSave(const std::vector<pb::RegionAnswer>& answers, double now,
                       AgentActions* actions) {
   const SamplePool pool = PoolAfter(view_, job_, committed_, short_);
-  pb::LeaderMessage message;
-  auto* report = message.mutable_checkpoint();
-  report->set_view(view_.id());
-  auto* checkpoint = report->mutable_checkpoint();
+  pb::CheckpointReport report;
+  report.set_view(view_.id());
+  auto* checkpoint = report.mutable_checkpoint();
   checkpoint->set_round(committed_);
   checkpoint->set_digest(digest_);
-  checkpoint->set_path(answers.front().path());
   checkpoint->set_own(true);
   checkpoint->set_next_sample(pool.next());
   ToProto(pool.returned(), checkpoint->mutable_returned());
   checkpoint->set_inner_steps(view_.inner_steps_done() +
                               (committed_ - view_.first_round() + 1) * InnerSteps(job_));
-  report->set_bytes(answers.front().bytes());
-  report->set_seconds(answers.front().seconds());
   int rank = 0;
   const pb::RegionAnswer* failure = FirstFailure(answers, &rank);
+  saved_ = true;
+  if (failure == nullptr && answers.front().pending()) {
+    pending_saves_.push_back(std::move(report));
+    return Next(now, actions);
+  }
+  checkpoint->set_path(answers.front().path());
+  report.set_bytes(answers.front().bytes());
+  report.set_seconds(answers.front().seconds());
   if (failure != nullptr) {
-    report->set_failure(failure->error());
-    report->set_exit_code(failure->exit_code());
-  } else {
+    report.set_failure(failure->error());
+    report.set_exit_code(failure->exit_code());
+  } else if (answers.front().skipped()) {
+    report.set_skipped(++skipped_saves_);
+    report.set_failure("the two saves before it are still being written");
+  }
+  ReportSave(std::move(report), now, actions);
+  if (failure != nullptr && IsLastSave()) {
+    Fail(failure->error(), static_cast<ExitCode>(failure->exit_code()), "", now, actions);
+    return;
+  }
+  Next(now, actions);
+}
+
+void Agent::ReportSave(pb::CheckpointReport report, double now, AgentActions* actions) {
+  if (report.failure().empty()) {
     // Said again with the next Ready.
-    *ready_.add_checkpoints() = *checkpoint;
+    *ready_.add_checkpoints() = report.checkpoint();
     const int keep = static_cast<int>(std::max<int64_t>(1, job_.checkpoint().keep()));
     if (options_.survives && ready_.checkpoints_size() > 4 * keep) {
       ready_.mutable_checkpoints()->DeleteSubrange(0, ready_.checkpoints_size() - keep);
     }
+  } else {
+    actions->say.push_back(absl::StrCat("no checkpoint of round ", report.checkpoint().round(),
+                                        ": ", report.failure()));
   }
+  pb::LeaderMessage message;
+  *message.mutable_checkpoint() = std::move(report);
   Report(std::move(message), now, actions);
-  if (failure != nullptr) {
-    Fail(failure->error(), static_cast<ExitCode>(failure->exit_code()), "", now, actions);
-    return;
-  }
-  saved_ = true;
-  Next(now, actions);
+}
+
+AgentActions Agent::OnSaved(const pb::SaveEnded& ended, double now) {
+  AgentActions actions;
+  if (pending_saves_.empty()) return actions;
+  pb::CheckpointReport report = std::move(pending_saves_.front());
+  pending_saves_.pop_front();
+  report.mutable_checkpoint()->set_path(ended.path());
+  report.set_bytes(ended.bytes());
+  report.set_seconds(ended.seconds());
+  report.set_failure(ended.error());
+  report.set_exit_code(ended.exit_code());
+  ReportSave(std::move(report), now, &actions);
+  Next(now, &actions);
+  return actions;
 }
 
 void Agent::AfterEvaluate(const std::vector<pb::RegionAnswer>& answers, double now,

@@ -58,6 +58,10 @@ AgentExit Leader::Run(bool* region_ended) {
       MutexLock lock(&mutex_);
       answers.swap(answers_);
     }
+    // After that, so that a save is told before the answer that waited for it.
+    for (const pb::SaveEnded& ended : worker_->TakeEndedSaves()) {
+      Apply(agent_.OnSaved(ended, now));
+    }
     for (auto& answer : answers) {
       if (answer.ok()) {
         Apply(agent_.OnAnswers(*answer, now));

@@ -17,7 +17,9 @@ RegionWorker::RegionWorker(RegionWorkerOptions options, Communicator* control)
     : options_(std::move(options)),
       control_(control),
       phases_(Clock::Real()),
-      activity_(Clock::Real(), wan::EngineOptions().patience_seconds) {}
+      activity_(Clock::Real(), wan::EngineOptions().patience_seconds),
+      saver_(std::make_unique<checkpoint::BackgroundSaver>(
+          options_.saves != nullptr ? options_.saves : control_)) {}
 
 RegionWorker::~RegionWorker() = default;
 
@@ -90,6 +92,9 @@ Status RegionWorker::Run(const pb::RegionCommand& command, pb::RegionAnswer* ans
     case pb::RegionCommand::kSave:
       return Save(command.save(), answer);
     case pb::RegionCommand::kFinish:
+      Doing("waiting for the checkpoints that are being written");
+      saver_->Wait();
+      break;
     case pb::RegionCommand::BODY_NOT_SET:
       break;
   }

@@ -21,6 +21,7 @@
 #include "base/mutex.h"
 #include "base/phase_clock.h"
 #include "base/socket.h"
+#include "checkpoint/background_saver.h"
 #include "checkpoint/checkpoint.h"
 #include "collectives/communicator.h"
 #include "collectives/lanes.h"
@@ -46,6 +47,9 @@ struct RegionWorkerOptions {
   std::string data_tokens;     // this site's copy of data.tokens; empty: the job's path
   int local_rank = 0;          // among the region's workers on this host: which GPU
   std::function<bool()> stop_requested;
+  // The region's ranks once more, for a thread of its own that writes checkpoints behind training;
+  // outlives the worker. Null: saves stop training.
+  Communicator* saves = nullptr;
 };
 
 class RegionWorker {
@@ -73,10 +77,14 @@ class RegionWorker {
   std::vector<pb::WanLink> links() const;
   // Leader: regions that a lane of any rank waits for and does not hear; since how many seconds.
   std::map<std::string, double> silent() const;
+  // Leader, any thread: saves that have ended since the last call, in the order of their commands.
+  std::vector<pb::SaveEnded> TakeEndedSaves();
 
  private:
-  struct Replica;    // replica.h
-  struct Following;  // replica.h
+  struct Replica;      // replica.h
+  struct Following;    // replica.h
+  struct LiveSlice;    // save.cc
+  struct LiveSection;  // save.cc
 
   // What the ranks say together of something that all of them wait for.
   struct Agreement {
@@ -129,6 +137,12 @@ class RegionWorker {
   void StopServing();
 
   Status Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* answer);
+  std::vector<LiveSlice> TrainersSlices(Vector vector, bool concatenated) const;
+  std::vector<LiveSection> LiveSections() const;
+  checkpoint::SaveOptions SaveOptionsOf(const pb::SaveCheckpoint& command) const;
+  Status Freeze(const std::vector<LiveSection>& sections, float* arena,
+                checkpoint::SaveOptions* options);
+  StatusOr<float*> TakeArena(int64_t elements, std::string* why);
   std::vector<checkpoint::TensorSpec> TensorSpecs() const;
   std::vector<checkpoint::Slice> SlicesOf(const LaneVector& vector) const;
   std::string CheckpointDirectory(const std::string& region) const;
@@ -171,6 +185,10 @@ class RegionWorker {
   mutable Mutex mutex_;
   std::map<int, std::vector<pb::WanLink>> links_of_others_ ABSL_GUARDED_BY(mutex_);  // by rank
   std::map<std::string, double> silent_of_others_ ABSL_GUARDED_BY(mutex_);  // since, monotonic
+  std::vector<pb::SaveEnded> ended_saves_ ABSL_GUARDED_BY(mutex_);
+
+  // Its thread uses what is above: last here, so that it ends first.
+  std::unique_ptr<checkpoint::BackgroundSaver> saver_;
 };
 
 }  // namespace atl

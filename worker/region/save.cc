@@ -3,42 +3,61 @@
 // Sections: "model" (outer parameters; between rounds also the inner ones), the method's outer
 // vectors ("outer/momentum"), the region's own ones ("optim/residual", with an int codec), the
 // inner optimizer's moments ("optim/exp_avg", "optim/exp_avg_sq").
-// Every worker brings its slices.
+// Every worker brings its slices. Training stands still while they are copied to an arena; the rest
+// is done behind it (checkpoint/background_saver.h):
+//   1. every rank takes an arena, and all tell one another whether they got one;
+//   2. all did: copy, begin, answer `pending`; how it ended is told by TakeEndedSaves();
+//   3. somebody's arenas are both being written: nobody saves, answer `skipped`;
+//   4. the command says `wait`, this MPI has no communicator for a thread of its own, or somebody
+//      has no memory for a copy: the saves before end first, then this one is written from where
+//      the state lies, while training stands still.
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/exit_code.h"
 #include "base/log.h"
 #include "worker/region/replica.h"
 
 namespace atl {
 namespace {
 
-// The owned ranges of one of the trainer's vectors in host memory: in place, or copied from the
-// device into `staging`.
-StatusOr<std::vector<checkpoint::Slice>> HostSlices(Trainer& trainer, Vector vector,
-                                                    const std::vector<Range>& ranges,
-                                                    bool concatenated,
-                                                    std::vector<std::vector<float>>* staging) {
-  std::vector<checkpoint::Slice> slices;
-  int64_t offset = 0;
-  for (const Range& range : ranges) {
-    const int64_t position = concatenated ? offset : range.begin;
-    const float* data = nullptr;
-    if (trainer.on_device()) {
-      staging->emplace_back(range.size());
-      RETURN_IF_ERROR(trainer.Read(vector, position, staging->back()));
-      data = staging->back().data();
-    } else {
-      data = trainer.data(vector) + position;
-    }
-    slices.push_back({range, data});
-    offset += range.size();
+// What a rank says of its arena.
+constexpr char kTaken[] = "taken", kFull[] = "full", kNoMemory[] = "no memory";
+
+pb::SaveEnded EndOf(int64_t round, const StatusOr<checkpoint::SaveResult>& saved, double seconds) {
+  pb::SaveEnded ended;
+  ended.set_round(round);
+  ended.set_seconds(seconds);
+  if (saved.ok()) {
+    ended.set_path(saved->path);
+    ended.set_bytes(saved->bytes);
+    LOG(INFO) << "saved " << saved->path << ", " << saved->bytes << " bytes";
+  } else {
+    ended.set_error(std::string(saved.status().message()));
+    ended.set_exit_code(static_cast<int>(ExitCodeOf(saved.status())));
   }
-  return slices;
+  return ended;
 }
 
 }  // namespace
+
+// A slice of this rank, where it lies now: in memory of the host, or in a vector of the trainer's
+// that lies on its device.
+struct RegionWorker::LiveSlice {
+  Range range;
+  const float* host = nullptr;
+  Vector vector = Vector::kParameters;
+  int64_t position = 0;  // in `vector`
+};
+
+struct RegionWorker::LiveSection {
+  std::string prefix;
+  checkpoint::SectionClass section_class;
+  std::vector<LiveSlice> slices;
+};
 
 std::string RegionWorker::CheckpointDirectory(const std::string& region) const {
   const std::string run_dir =
@@ -69,12 +88,46 @@ std::vector<checkpoint::Slice> RegionWorker::SlicesOf(const LaneVector& vector) 
   return slices;
 }
 
-Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* answer) {
-  const ScopedPhase phase(&phases_, Phase::kCheckpoint);
-  Doing(absl::StrCat("saving the checkpoint of round ", command.round()));
-  const checkpoint::SectionClass inner_class = replica_->method->inner_state_replicated()
-                                                   ? checkpoint::SectionClass::kReplicated
-                                                   : checkpoint::SectionClass::kRegional;
+std::vector<RegionWorker::LiveSlice> RegionWorker::TrainersSlices(Vector vector,
+                                                                  bool concatenated) const {
+  std::vector<LiveSlice> slices;
+  int64_t offset = 0;
+  for (const Range& range : replica_->inner->owned()) {
+    LiveSlice slice{range, nullptr, vector, concatenated ? offset : range.begin};
+    if (!trainer_->on_device()) slice.host = trainer_->data(vector) + slice.position;
+    slices.push_back(slice);
+    offset += range.size();
+  }
+  return slices;
+}
+
+std::vector<RegionWorker::LiveSection> RegionWorker::LiveSections() const {
+  using checkpoint::SectionClass;
+  const SectionClass inner_class = replica_->method->inner_state_replicated()
+                                       ? SectionClass::kReplicated
+                                       : SectionClass::kRegional;
+  const auto lane_slices = [this](const LaneVector& vector) {
+    std::vector<LiveSlice> slices;
+    for (const checkpoint::Slice& slice : SlicesOf(vector)) {
+      slices.push_back({slice.range, slice.data});
+    }
+    return slices;
+  };
+  std::vector<LiveSection> sections;
+  sections.push_back(
+      {"model", SectionClass::kReplicated, TrainersSlices(Vector::kParameters, false)});
+  for (const LaneVector& vector : replica_->method->OuterVectors()) {
+    sections.push_back({vector.section, SectionClass::kReplicated, lane_slices(vector)});
+  }
+  for (const LaneVector& vector : replica_->method->RegionalVectors()) {
+    sections.push_back({vector.section, SectionClass::kRegional, lane_slices(vector)});
+  }
+  sections.push_back({"optim/exp_avg", inner_class, TrainersSlices(Vector::kExpAvg, true)});
+  sections.push_back({"optim/exp_avg_sq", inner_class, TrainersSlices(Vector::kExpAvgSq, true)});
+  return sections;
+}
+
+checkpoint::SaveOptions RegionWorker::SaveOptionsOf(const pb::SaveCheckpoint& command) const {
   checkpoint::SaveOptions options;
   options.directory = CheckpointDirectory(options_.region);
   options.keep = static_cast<int>(job_.checkpoint().keep());
@@ -92,33 +145,109 @@ Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* a
   options.description.job = job_.name();
   options.description.model_yaml = ModelText();
   options.description.seed = job_.seed();
+  return options;
+}
 
-  std::vector<std::vector<float>> staging;
-  const auto add = [&](const std::string& prefix, checkpoint::SectionClass section_class,
-                       std::vector<checkpoint::Slice> slices) {
-    options.sections.push_back({prefix, section_class, std::move(slices)});
-  };
-  const std::vector<Range>& owned = replica_->inner->owned();
-  ASSIGN_OR_RETURN(auto parameters,
-                   HostSlices(*trainer_, Vector::kParameters, owned, false, &staging));
-  add("model", checkpoint::SectionClass::kReplicated, std::move(parameters));
-  for (const LaneVector& vector : replica_->method->OuterVectors()) {
-    add(vector.section, checkpoint::SectionClass::kReplicated, SlicesOf(vector));
+// Fills in the sections; with an arena, their slices are copied to it, one behind the other.
+Status RegionWorker::Freeze(const std::vector<LiveSection>& sections, float* arena,
+                            checkpoint::SaveOptions* options) {
+  for (const LiveSection& section : sections) {
+    checkpoint::Section& frozen = options->sections.emplace_back();
+    frozen.prefix = section.prefix;
+    frozen.section_class = section.section_class;
+    for (const LiveSlice& slice : section.slices) {
+      const float* data = slice.host;
+      if (arena != nullptr) {
+        const int64_t size = slice.range.size();
+        if (slice.host != nullptr) {
+          std::memcpy(arena, slice.host, size * sizeof(float));
+        } else {
+          RETURN_IF_ERROR(trainer_->Read(slice.vector, slice.position, {arena, size_t(size)}));
+        }
+        data = arena;
+        arena += size;
+      }
+      frozen.slices.push_back({slice.range, data});
+    }
   }
-  for (const LaneVector& vector : replica_->method->RegionalVectors()) {
-    add(vector.section, checkpoint::SectionClass::kRegional, SlicesOf(vector));
-  }
-  ASSIGN_OR_RETURN(auto exp_avg, HostSlices(*trainer_, Vector::kExpAvg, owned, true, &staging));
-  add("optim/exp_avg", inner_class, std::move(exp_avg));
-  ASSIGN_OR_RETURN(auto exp_avg_sq,
-                   HostSlices(*trainer_, Vector::kExpAvgSq, owned, true, &staging));
-  add("optim/exp_avg_sq", inner_class, std::move(exp_avg_sq));
-
-  ASSIGN_OR_RETURN(const checkpoint::SaveResult saved, checkpoint::Save(options, *control_));
-  answer->set_path(saved.path);
-  answer->set_bytes(saved.bytes);
-  LOG(INFO) << "saved " << saved.path << ", " << saved.bytes << " bytes";
   return OkStatus();
+}
+
+// Takes an arena on every rank, or on none. Null: `*why` says what is in the way.
+StatusOr<float*> RegionWorker::TakeArena(int64_t elements, std::string* why) {
+  const StatusOr<float*> taken = saver_->Take(elements);
+  const std::string mine = !taken.ok() ? kNoMemory : *taken == nullptr ? kFull : kTaken;
+  LOG_IF(WARNING, !taken.ok()) << taken.status().message();
+  auto all = control_->size() == 1 ? StatusOr<std::vector<std::string>>({mine})
+                                   : control_->AllGatherBytes(mine);
+  *why = "";
+  if (all.ok()) {
+    for (const std::string& one : *all) {
+      if (one == kNoMemory || (one == kFull && why->empty())) *why = one;
+    }
+    if (why->empty()) return *taken;
+  }
+  if (mine == kTaken) saver_->GiveBack();
+  RETURN_IF_ERROR(all.status());
+  return nullptr;
+}
+
+Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* answer) {
+  const ScopedPhase phase(&phases_, Phase::kCheckpoint);
+  Doing(absl::StrCat("copying the state for the checkpoint of round ", command.round()));
+  const std::vector<LiveSection> sections = LiveSections();
+  int64_t elements = 0;
+  for (const LiveSection& section : sections) {
+    for (const LiveSlice& slice : section.slices) elements += slice.range.size();
+  }
+  bool wait = command.wait() || options_.saves == nullptr;
+  float* arena = nullptr;
+  if (wait) saver_->Wait();
+  if (!wait || trainer_->on_device()) {
+    std::string why;
+    ASSIGN_OR_RETURN(arena, TakeArena(elements, &why));
+    if (why == kFull) {
+      answer->set_skipped(true);
+      return OkStatus();
+    }
+    if (why == kNoMemory) {
+      wait = true;
+      saver_->Wait();
+    }
+  }
+  checkpoint::SaveOptions options = SaveOptionsOf(command);
+  if (arena == nullptr && trainer_->on_device()) {
+    options.ready = EnvironmentError("there is no memory to copy the state to from the device");
+  }
+  // A rank that fails now still takes part, so that all ranks hear of it.
+  if (options.ready.ok()) options.ready = Freeze(sections, arena, &options);
+  if (!options.ready.ok()) options.sections.clear();
+  if (!wait) {
+    saver_->Begin(std::move(options),
+                  [this, round = command.round()](const auto& saved, double seconds) {
+                    pb::SaveEnded ended = EndOf(round, saved, seconds);
+                    if (control_->rank() > 0) return;
+                    MutexLock lock(&mutex_);
+                    ended_saves_.push_back(std::move(ended));
+                  });
+    answer->set_pending(true);
+    return OkStatus();
+  }
+  Doing(absl::StrCat("saving the checkpoint of round ", command.round()));
+  Status failure;
+  saver_->Begin(std::move(options), [&](const auto& saved, double seconds) {
+    const pb::SaveEnded ended = EndOf(command.round(), saved, seconds);
+    answer->set_path(ended.path());
+    answer->set_bytes(ended.bytes());
+    failure = saved.status();
+  });
+  saver_->Wait();
+  return failure;
+}
+
+std::vector<pb::SaveEnded> RegionWorker::TakeEndedSaves() {
+  MutexLock lock(&mutex_);
+  return std::exchange(ended_saves_, {});
 }
 
 void RegionWorker::ListCheckpoints(pb::RegionAnswer* answer) {

@@ -1,0 +1,33 @@
+// A staging arena: memory that holds one save's bytes between the copy and the disk.
+//
+// Its own pages from the system, asked for as huge ones: the first copy touches all of it while
+// training waits, and 4 KiB pages would cost that copy twice its time.
+#pragma once
+
+#include <cstdint>
+
+#include "base/status.h"
+
+namespace atl::checkpoint {
+
+class Arena {
+ public:
+  Arena() = default;
+  ~Arena() { Free(); }
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  // At least `elements` floats; what was there is kept if it is large enough. kResourceExhausted
+  // if the system has no such memory.
+  Status Fit(int64_t elements);
+  void Free();
+
+  float* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  float* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace atl::checkpoint

@@ -1,0 +1,80 @@
+#include "checkpoint/background_saver.h"
+
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+namespace atl::checkpoint {
+
+BackgroundSaver::BackgroundSaver(Communicator* region)
+    : region_(region), thread_([this] { Run(); }) {}
+
+BackgroundSaver::~BackgroundSaver() {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  changed_.NotifyAll();
+  thread_.join();
+}
+
+StatusOr<float*> BackgroundSaver::Take(int64_t elements) {
+  CHECK_EQ(taken_, -1) << "an arena is taken already";
+  bool used[kArenas] = {};
+  {
+    MutexLock lock(&mutex_);
+    for (const Job& job : jobs_) {
+      if (job.arena >= 0) used[job.arena] = true;
+    }
+  }
+  // The first one that is free: the higher ones are needed only while lower ones are written.
+  for (int i = 0; i < kArenas; ++i) {
+    if (used[i]) continue;
+    RETURN_IF_ERROR(arenas_[i].Fit(elements));
+    taken_ = i;
+    return arenas_[i].data();
+  }
+  return nullptr;
+}
+
+void BackgroundSaver::GiveBack() {
+  if (taken_ > 0) arenas_[taken_].Free();
+  taken_ = -1;
+}
+
+void BackgroundSaver::Begin(SaveOptions options, Ended ended) {
+  {
+    MutexLock lock(&mutex_);
+    jobs_.push_back({std::move(options), std::move(ended), std::exchange(taken_, -1)});
+  }
+  changed_.NotifyAll();
+}
+
+void BackgroundSaver::Wait() {
+  MutexLock lock(&mutex_);
+  while (!jobs_.empty()) changed_.Wait(&mutex_);
+}
+
+void BackgroundSaver::Run() {
+  for (;;) {
+    const Job* job = nullptr;
+    {
+      MutexLock lock(&mutex_);
+      while (jobs_.empty() && !stopping_) changed_.Wait(&mutex_);
+      if (jobs_.empty()) return;
+      job = &jobs_.front();  // stays where it is while others are added behind it
+    }
+    const double start = Clock::Real()->MonotonicSeconds();
+    const StatusOr<SaveResult> saved = Save(job->options, *region_);
+    job->ended(saved, Clock::Real()->MonotonicSeconds() - start);
+    if (job->arena > 0) arenas_[job->arena].Free();
+    {
+      MutexLock lock(&mutex_);
+      jobs_.pop_front();
+    }
+    changed_.NotifyAll();
+  }
+}
+
+}  // namespace atl::checkpoint
