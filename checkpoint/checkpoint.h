@@ -17,8 +17,8 @@
 //      the free space and makes the staging directory ".round-000041.TOKEN.partial" with all files
 //      at full size and their headers (a full disk is found before anything is written). TOKEN is
 //      new each time: a worker of a dead run that wakes up late can't write into it;
-//   3. every rank writes the slices that it owns and fsyncs them; the written bytes are counted;
-//   4. ranks hash chunks, a share each, from the files;
+//   3. every rank writes the slices that it owns, hashes them on the way from memory, and fsyncs;
+//   4. the written bytes and the hashed chunks are counted;
 //   5. rank 0 writes hashes, fsyncs every file and directory, then the manifest last, and fsyncs;
 //   6. the staging directory is renamed and the parent fsynced: the checkpoint exists. Before that,
 //      readers ignore it. One of the same round that is there already changes places with it;
@@ -76,6 +76,12 @@ struct Description {
   uint64_t seed = 0;
 };
 
+// How bytes get to the disk.
+enum class WriteWay {
+  kBest,   // past the page cache with io_uring, where the system lets us
+  kPlain,  // pwrite and fsync
+};
+
 struct SaveOptions {
   std::string directory;  // .../checkpoints
   Description description;
@@ -83,6 +89,7 @@ struct SaveOptions {
   std::vector<Section> sections;  // the same prefixes in the same order on every rank
   int64_t max_file_bytes = int64_t{5} * 1000 * 1000 * 1000;
   int keep = 3;
+  WriteWay way = WriteWay::kBest;
   // What went wrong on this rank while it got ready: the save then fails with it on all ranks.
   Status ready = OkStatus();
 };

@@ -3,8 +3,6 @@
 // Every step ends in Agree(), so that a failure anywhere is known everywhere before the next step
 // begins. Between two Agree() calls a rank touches only its own byte ranges and rank 0 only what no
 // other rank touches.
-#include <fcntl.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -19,12 +17,12 @@
 #include "base/random.h"
 #include "checkpoint/agreement.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/chunks.h"
 #include "checkpoint/coverage.h"
 #include "checkpoint/file_plan.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/names.h"
 #include "checkpoint/sha256.h"
+#include "checkpoint/slice_writer.h"
 #include "checkpoint/staging.h"
 
 namespace atl::checkpoint {
@@ -81,7 +79,7 @@ class Saver {
     }
     ASSIGN_OR_RETURN(const std::vector<std::string> answers, Together(planned, message));
     // All ranks have the same answers, so all come to the same result.
-    std::vector<std::vector<Writer>> writers(plans_.size());
+    writers_.resize(plans_.size());
     for (size_t rank = 0; rank < answers.size(); ++rank) {
       if (answers[rank].compare(0, kHashBytes, answers[0], 0, kHashBytes) != 0) {
         return absl::InternalError(
@@ -91,11 +89,11 @@ class Saver {
       for (size_t at = kHashBytes; at + sizeof numbers <= answers[rank].size();
            at += sizeof numbers) {
         std::memcpy(numbers, answers[rank].data() + at, sizeof numbers);
-        writers[numbers[0]].push_back({static_cast<int>(rank), {numbers[1], numbers[2]}});
+        writers_[numbers[0]].push_back({static_cast<int>(rank), {numbers[1], numbers[2]}});
       }
     }
-    for (size_t section = 0; section < writers.size(); ++section) {
-      RETURN_IF_ERROR(Annotate(CheckCoverage(manifest_.tensors, std::move(writers[section])),
+    for (size_t section = 0; section < writers_.size(); ++section) {
+      RETURN_IF_ERROR(Annotate(CheckCoverage(manifest_.tensors, writers_[section]),
                                options_.sections[section].prefix));
     }
     return OkStatus();
@@ -235,12 +233,22 @@ class Saver {
                           : WriteNewFile(absl::StrCat(staging, "/", kIndexName), index_);
   }
 
+  // Steps 3 and 4, then the rest.
   Status FillAndCommit() {
-    ASSIGN_OR_RETURN(std::vector<std::string> answers, AgreeAfter(WriteSlices()));
-    RETURN_IF_ERROR(CheckWritten(answers));
-    ASSIGN_OR_RETURN(answers, AgreeAfter(HashShare()));
+    SliceWriter writer(options_, manifest_, plans_, writers_, index_, region_.rank(),
+                       region_.size());
+    bool agreed = false;
+    StatusOr<std::string> share = writer.Run(
+        staging_,
+        [this](const Status& status, std::string states) {
+          return AgreeAfter(status.ok() ? StatusOr<std::string>(std::move(states)) : status);
+        },
+        &agreed);
+    if (agreed) return share.status();
+    ASSIGN_OR_RETURN(std::vector<std::string> answers, AgreeAfter(std::move(share)));
+    ASSIGN_OR_RETURN(const std::string hashes, writer.AllHashes(answers));
     StatusOr<std::string> committed = std::string();
-    if (leads()) committed = Commit(answers);
+    if (leads()) committed = Commit(hashes);
     ASSIGN_OR_RETURN(answers, AgreeAfter(std::move(committed)));
     return TakeBytes(answers[0]);
   }
@@ -250,80 +258,12 @@ class Saver {
     return Together(status, status.ok() ? *step : std::string());
   }
 
-  // Step 3. Returns the number of bytes written.
-  StatusOr<std::string> WriteSlices() {
-    int64_t written = 0;
-    for (size_t i = 0; i < plans_.size(); ++i) {
-      const std::vector<PlannedFile>& files = plans_[i].files();
-      std::vector<Fd> open(files.size());
-      for (const Slice& slice : options_.sections[i].slices) {
-        for (const Piece& piece : plans_[i].Pieces(slice.range)) {
-          const std::string path = absl::StrCat(staging_, "/", files[piece.file].name);
-          Fd& file = open[piece.file];
-          if (!file.valid()) {
-            ASSIGN_OR_RETURN(file, OpenFile(path, O_WRONLY));
-          }
-          const int64_t bytes = piece.elements.size() * static_cast<int64_t>(sizeof(float));
-          RETURN_IF_ERROR(WriteAt(file, path,
-                                  slice.data + (piece.elements.begin - slice.range.begin), bytes,
-                                  piece.file_offset));
-          written += bytes;
-        }
-      }
-      // By the rank that wrote: on a network file system others see the bytes only afterwards.
-      for (size_t file = 0; file < open.size(); ++file) {
-        if (open[file].valid()) RETURN_IF_ERROR(SyncFile(open[file], files[file].name));
-      }
-    }
-    return absl::StrCat(written);
-  }
-
-  Status CheckWritten(const std::vector<std::string>& answers) {
-    int64_t written = 0, expected = 0;
-    for (const FilePlan& plan : plans_) expected += plan.tensor_bytes();
-    for (const std::string& answer : answers) {
-      int64_t bytes = 0;
-      if (absl::SimpleAtoi(answer, &bytes)) written += bytes;
-    }
-    if (written == expected) return OkStatus();
-    return absl::InternalError(
-        absl::StrCat("the ranks wrote ", written, " bytes of tensors instead of ", expected));
-  }
-
-  // Step 4. Chunks are numbered through all files; each rank takes an equal run of them.
-  StatusOr<std::string> HashShare() {
-    int64_t total = 0;
-    for (const ManifestFile& file : manifest_.files) total += ChunkCount(file.bytes);
-    const Range mine = {total * region_.rank() / region_.size(),
-                        total * (region_.rank() + 1) / region_.size()};
-    std::string hashes;
-    int64_t first = 0;  // number of the file's first chunk
-    for (const ManifestFile& file : manifest_.files) {
-      const int64_t count = ChunkCount(file.bytes);
-      const Range share = {std::max(mine.begin - first, int64_t{0}),
-                           std::min(mine.end - first, count)};
-      if (!share.empty()) {
-        ASSIGN_OR_RETURN(ChunkReader reader,
-                         ChunkReader::Open(absl::StrCat(staging_, "/", file.name), file.bytes));
-        for (int64_t chunk = share.begin; chunk < share.end; ++chunk) {
-          ASSIGN_OR_RETURN(const absl::string_view bytes, reader.Read(chunk));
-          hashes += Sha256(bytes);
-        }
-      }
-      first += count;
-    }
-    return hashes;
-  }
-
   // Steps 5 to 7, on rank 0.
-  StatusOr<std::string> Commit(const std::vector<std::string>& shares) {
-    std::string hashes;
-    for (const std::string& share : shares) hashes += share;
+  StatusOr<std::string> Commit(absl::string_view hashes) {
     size_t at = 0;
     for (ManifestFile& file : manifest_.files) {
       const size_t length = ChunkCount(file.bytes) * kHashBytes;
-      const absl::string_view own = absl::string_view(hashes).substr(at, length);
-      if (own.size() != length) return absl::InternalError("the ranks sent too few chunk hashes");
+      const absl::string_view own = hashes.substr(at, length);
       at += length;
       file.root = Sha256Hex(own);
       RETURN_IF_ERROR(WriteNewFile(absl::StrCat(staging_, "/", ChunkHashName(file.name)), own));
@@ -345,7 +285,8 @@ class Saver {
   std::string blueprint_;        // the manifest's text without files: equal for equal checkpoints
   std::string index_;            // model.safetensors.index.json
   std::vector<FilePlan> plans_;  // by section
-  int64_t bytes_ = 0;            // needed on disk
+  std::vector<std::vector<Writer>> writers_;  // by section: who writes what
+  int64_t bytes_ = 0;                         // needed on disk
   std::string staging_;
   std::optional<FileLock> lock_;  // rank 0
   SaveResult result_;

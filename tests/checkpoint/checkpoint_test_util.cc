@@ -103,6 +103,7 @@ SaveOptions OptionsOf(const SaveJob& job) {
   options.tensors = job.tensors;
   options.max_file_bytes = job.max_file_bytes;
   options.keep = job.keep;
+  options.way = job.way;
   for (const std::string& prefix : job.prefixes) {
     options.sections.push_back(
         {prefix,
@@ -119,8 +120,9 @@ std::vector<StatusOr<SaveResult>> SaveEverywhere(const SaveJob& job) {
     flat.push_back(
         FlatVector(job.tensors, job.round + (others ? 1000 : 0), static_cast<int64_t>(section)));
   }
-  // Three ranges a rank, so that a rank's slices are not one run.
-  const std::vector<Range> ranges = Cut(FlatSize(job.tensors), 3 * job.ranks, job.cut_seed);
+  // Several ranges a rank, so that a rank's slices are not one run.
+  const std::vector<Range> ranges =
+      Cut(FlatSize(job.tensors), job.pieces_a_rank * job.ranks, job.cut_seed);
   std::vector<StatusOr<SaveResult>> results(job.ranks, absl::UnknownError("did not run"));
   RunRegion(job.ranks, [&](int rank, Communicator& region) {
     SaveOptions options = OptionsOf(job);

@@ -48,6 +48,8 @@ struct SaveJob {
   uint64_t cut_seed = 1;
   int64_t max_file_bytes = 100'000;
   int keep = 3;
+  int pieces_a_rank = 3;
+  WriteWay way = WriteWay::kBest;
   std::vector<TensorSpec> tensors = SmallModel();
   // Bounds what is saved, for tests that save often.
   std::vector<std::string> prefixes = {"model", "outer/momentum", "optim/exp_avg"};
