@@ -1,8 +1,8 @@
 // Puts byte runs of one rank into the files of a staging directory, durably.
 //
 // Two ways, chosen at run time:
-//   - past the page cache: runs go through aligned blocks of 1 MiB, up to 16 of them under way in an
-//     io_uring to files opened with O_DIRECT. The ends of a run that do not fill a page go with
+//   - past the page cache: runs go through aligned blocks of 1 MiB, up to 16 of them under way in
+//     an io_uring to files opened with O_DIRECT. The ends of a run that do not fill a page go with
 //     pwrite through a second descriptor, so no page of a file is written both ways by one rank;
 //   - plain: pwrite, then fsync. Where io_uring is missing or forbidden (containers often forbid
 //     it), or where the file system knows no O_DIRECT.

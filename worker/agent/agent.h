@@ -14,9 +14,8 @@
 //   kTraining    command TrainRound       answers -> what is due
 //   kReducing    command ReduceRound      answers -> kCommitting; interrupted -> kHolding
 //   kCommitting  command CommitRound      answers: RoundReport -> what is due
-//   kSaving      command SaveCheckpoint   answers: CheckpointReport, now or once it has ended behind
-//                                         the next rounds -> what is due
-//                nothing, before leaving  the last save has ended -> what is due
+//   kSaving      command SaveCheckpoint   answers: CheckpointReport, or none yet -> what is due
+//                nothing, before leaving  the saves under way have ended -> what is due
 //   kEvaluating  command Evaluate         answers: EvaluationReport -> what is due
 //   kHolding     nothing                  View -> what is due
 //   kLeaving     Left                     JobEnded, Dropped -> kOver; View -> what is due
