@@ -5,7 +5,9 @@
 //    but then a message that came just before its sender went is lost, and JobEnded is one.)
 // 3. ZeroMQ gives up for ever after a peer refused the key. The peer may learn the key later (a
 //    lease renewed, an orchestrator restarted), so the socket is then made anew every 2 s.
-// 4. ZeroMQ does not say why a connection could not be made. While nobody is there a plain TCP
+// 4. Of several addresses one is dialled at a time: a standby listens only once it leads. One that
+//    refuses the connection, or has not finished a handshake in 3 s, makes room for the next.
+// 5. ZeroMQ does not say why a connection could not be made. While nobody is there a plain TCP
 //    connect, at most every 2 s, finds the reason for the user.
 #include "control/client.h"
 
@@ -17,6 +19,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/socket.h"
@@ -33,6 +37,9 @@ constexpr int kReconnectMaxMs = 2000;
 constexpr int kConnectTimeoutMs = 10000;
 constexpr double kRedialSeconds = 2;
 constexpr double kProbeSeconds = 2;
+// Four round trips of a handshake over the longest links, and some.
+constexpr double kAnswerSeconds = 3;
+constexpr double kRefusedSeconds = 0.25;
 // A handshake that breaks without a word also happens when the orchestrator ends just then: only a
 // second one in a row means that the keys do not fit.
 constexpr int kBrokenHandshakes = 2;
@@ -44,8 +51,12 @@ struct Queued {
 
 class ZmqControlClient : public ControlClient {
  public:
-  ZmqControlClient(TcpAddress address, Lease lease)
-      : address_(std::move(address)), text_(address_.ToString()), lease_(std::move(lease)) {}
+  ZmqControlClient(std::vector<TcpAddress> addresses, Lease lease)
+      : addresses_(std::move(addresses)), lease_(std::move(lease)) {
+    std::vector<std::string> texts;
+    for (const TcpAddress& address : addresses_) texts.push_back(address.ToString());
+    text_ = absl::StrJoin(texts, " or ");
+  }
   Status Dial();
 
   std::optional<pb::OrchestratorMessage> Receive(double seconds) override;
@@ -60,11 +71,17 @@ class ZmqControlClient : public ControlClient {
   void Flush();
   std::optional<pb::OrchestratorMessage> TryReceive(bool* any);
   void Redial(double now);
-  // Step 4: begins a probe if one is due, or takes the result of the one under way.
+  // Step 4.
+  void TakeNextAddress(double now);
+  const TcpAddress& address() const { return addresses_[current_]; }
+  // Step 5: begins a probe if one is due, or takes the result of the one under way.
   void Probe(double now, bool writable);
 
-  const TcpAddress address_;
-  const std::string text_;
+  const std::vector<TcpAddress> addresses_;
+  std::string text_;
+  size_t current_ = 0;
+  double dialed_at_ = 0;
+  double answer_by_ = 0;  // else the next address
   const Lease lease_;
   ZmqContext context_;
   ZmqSocket dealer_;
@@ -86,7 +103,7 @@ class ZmqControlClient : public ControlClient {
 Status ZmqControlClient::Dial() {
   ASSIGN_OR_RETURN(dealer_, ZmqSocket::Open(context_, ZMQ_DEALER));
   ASSIGN_OR_RETURN(monitor_, ZmqSocket::Open(context_, ZMQ_PAIR));
-  SetControlOptions(&dealer_, address_.host);
+  SetControlOptions(&dealer_, address().host);
   dealer_.Set(ZMQ_RECONNECT_IVL, kReconnectMs);
   dealer_.Set(ZMQ_RECONNECT_IVL_MAX, kReconnectMaxMs);
   dealer_.Set(ZMQ_CONNECT_TIMEOUT, kConnectTimeoutMs);
@@ -102,10 +119,13 @@ Status ZmqControlClient::Dial() {
       zmq_connect(monitor_.get(), events.c_str()) != 0) {
     return ErrnoError(errno, "cannot watch the control connection");
   }
-  if (zmq_connect(dealer_.get(), text_.c_str()) != 0) {
+  const std::string text = address().ToString();
+  if (zmq_connect(dealer_.get(), text.c_str()) != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("cannot connect to ", text_, ": ", zmq_strerror(errno)));
+        absl::StrCat("cannot connect to ", text, ": ", zmq_strerror(errno)));
   }
+  dialed_at_ = Clock::Real()->MonotonicSeconds();
+  answer_by_ = dialed_at_ + kAnswerSeconds;
   return OkStatus();
 }
 
@@ -117,6 +137,16 @@ void ZmqControlClient::Redial(double now) {
   const Status dialed = Dial();
   redial_at_ = dialed.ok() ? 0 : now + kRedialSeconds;
   if (!dialed.ok()) LOG(WARNING) << dialed.message();
+}
+
+void ZmqControlClient::TakeNextAddress(double now) {
+  current_ = (current_ + 1) % addresses_.size();
+  failed_dials_ = 0;
+  broken_handshakes_ = 0;
+  probe_.Reset();
+  if (state_ == State::kKeyRejected) state_ = State::kConnecting;
+  Redial(now);
+  answer_by_ = now + kAnswerSeconds;  // also where dialling failed
 }
 
 void ZmqControlClient::ReadMonitor() {
@@ -154,13 +184,17 @@ void ZmqControlClient::OnEvent(uint16_t event) {
       if (++broken_handshakes_ >= kBrokenHandshakes && !key_refused_) state_ = State::kKeyRejected;
       break;
     case ZMQ_EVENT_DISCONNECTED:
-      if (state_ == State::kConnected) state_ = State::kDisconnected;
+      if (state_ == State::kConnected) {
+        state_ = State::kDisconnected;
+        answer_by_ = Clock::Real()->MonotonicSeconds() + kAnswerSeconds;
+      }
       break;
     case ZMQ_EVENT_CONNECT_RETRIED:
       // Comes after each failed dial, and once after a connection broke, before the next dial.
       if (++failed_dials_ > 0) {
         state_ = ever_connected_ ? State::kDisconnected : State::kNobodyThere;
         broken_handshakes_ = 0;
+        answer_by_ = dialed_at_ + kRefusedSeconds;
       }
       break;
     default:
@@ -169,7 +203,7 @@ void ZmqControlClient::OnEvent(uint16_t event) {
 }
 
 void ZmqControlClient::Probe(double now, bool writable) {
-  const Endpoint endpoint{address_.host, address_.port};
+  const Endpoint endpoint{address().host, address().port};
   StatusOr<Fd> probe = Fd();
   if (probe_.valid()) {
     if (!writable) return;
@@ -235,6 +269,9 @@ std::optional<pb::OrchestratorMessage> ZmqControlClient::Receive(double seconds)
   bool probe_ready = false;
   while (true) {
     ReadMonitor();
+    if (addresses_.size() > 1 && state_ != State::kConnected && now >= answer_by_) {
+      TakeNextAddress(now);
+    }
     if (redial_at_ > 0 && now >= redial_at_) Redial(now);
     Probe(now, probe_ready);
     Flush();
@@ -246,6 +283,9 @@ std::optional<pb::OrchestratorMessage> ZmqControlClient::Receive(double seconds)
     if (any) continue;
     double wait = deadline;
     if (redial_at_ > 0) wait = std::min(wait, redial_at_);
+    if (addresses_.size() > 1 && state_ != State::kConnected) {
+      wait = std::min(wait, std::max(answer_by_, now));
+    }
     if (failed_dials_ > 0 && !probe_.valid()) wait = std::min(wait, std::max(probe_at_, now));
     const bool flushing = !queue_.empty() && state_ == State::kConnected;
     std::vector<zmq_pollitem_t> items = {
@@ -287,12 +327,16 @@ std::string ZmqControlClient::StateText() const {
 
 StatusOr<std::unique_ptr<ControlClient>> ControlClient::Create(const std::string& address,
                                                                const Lease& lease) {
-  ASSIGN_OR_RETURN(const TcpAddress parsed, ParseTcpAddress(address, /*listen=*/false));
+  std::vector<TcpAddress> addresses;
+  for (const absl::string_view one : absl::StrSplit(address, ',')) {
+    ASSIGN_OR_RETURN(const TcpAddress parsed, ParseTcpAddress(std::string(one), /*listen=*/false));
+    addresses.push_back(parsed);
+  }
   for (const std::string* key :
        {&lease.keys.public_key, &lease.keys.secret_key, &lease.orchestrator_public_key}) {
     RETURN_IF_ERROR(DecodeKey(*key).status());
   }
-  auto client = std::make_unique<ZmqControlClient>(parsed, lease);
+  auto client = std::make_unique<ZmqControlClient>(std::move(addresses), lease);
   RETURN_IF_ERROR(client->Dial());
   return StatusOr<std::unique_ptr<ControlClient>>(std::move(client));
 }

@@ -23,7 +23,8 @@ class ControlClient {
     kDisconnected,  // was connected; retried
   };
 
-  // Errors: a malformed address (exit code 2).
+  // `address` may be several, with commas between: those of an orchestrator and its standbys. One
+  // after the other is tried until one answers. Errors: a malformed address (exit code 2).
   static StatusOr<std::unique_ptr<ControlClient>> Create(const std::string& address,
                                                          const Lease& lease);
   virtual ~ControlClient() = default;

@@ -34,9 +34,13 @@ class ZmqControlServer : public ControlServer {
   std::optional<Incoming> Receive(double seconds) override;
   void Send(const std::string& region, const pb::OrchestratorMessage& message) override;
   void Wake() override { waker_.Wake(); }
+  void Close() override;
+  Status Reopen() override { return Listen(address_); }
+  bool open() const override { return router_.get() != nullptr; }
   int64_t rejected_messages() const override { return rejected_messages_; }
 
  private:
+  Status Listen(const std::string& listen);
   // The next message if one waits and is sound; `*any` tells whether one waited at all.
   std::optional<Incoming> TryReceive(bool* any);
   void Reject(const std::string& region, absl::string_view why);
@@ -45,6 +49,7 @@ class ZmqControlServer : public ControlServer {
   std::unique_ptr<ZapAuthenticator> authenticator_;
   ZmqSocket router_;
   Waker waker_;
+  std::string secret_key_;
   std::string address_;
   std::map<std::string, std::string> connections_;  // region -> routing id
   int64_t rejected_messages_ = 0;
@@ -68,7 +73,7 @@ Status BindError(int error, const std::string& listen) {
 }
 
 Status ZmqControlServer::Start(const Options& options) {
-  ASSIGN_OR_RETURN(const TcpAddress address, ParseTcpAddress(options.listen, /*listen=*/true));
+  RETURN_IF_ERROR(ParseTcpAddress(options.listen, /*listen=*/true).status());
   std::map<std::string, std::string> regions;
   for (const auto& [key, region] : options.regions) {
     auto raw = DecodeKey(key);
@@ -81,17 +86,30 @@ Status ZmqControlServer::Start(const Options& options) {
     return UsageError("the orchestrator's secret key is not a key of 40 Z85 characters");
   }
   ASSIGN_OR_RETURN(authenticator_, ZapAuthenticator::Start(context_, std::move(regions)));
+  secret_key_ = options.keys.secret_key;
+  return Listen(options.listen);
+}
+
+Status ZmqControlServer::Listen(const std::string& listen) {
+  ASSIGN_OR_RETURN(const TcpAddress address, ParseTcpAddress(listen, /*listen=*/true));
   ASSIGN_OR_RETURN(router_, ZmqSocket::Open(context_, ZMQ_ROUTER));
   SetControlOptions(&router_, address.host);
   router_.Set(ZMQ_CURVE_SERVER, 1);
-  router_.Set(ZMQ_CURVE_SECRETKEY, options.keys.secret_key);
+  router_.Set(ZMQ_CURVE_SECRETKEY, secret_key_);
   router_.Set(ZMQ_ZAP_DOMAIN, std::string("atoll"));
   router_.Set(ZMQ_ROUTER_MANDATORY, 1);
   if (zmq_bind(router_.get(), address.ToString().c_str()) != 0) {
-    return BindError(errno, address.ToString());
+    const int error = errno;
+    router_.Close();
+    return BindError(error, address.ToString());
   }
   address_ = router_.LastEndpoint();
   return OkStatus();
+}
+
+void ZmqControlServer::Close() {
+  router_.Close();
+  connections_.clear();
 }
 
 ZmqControlServer::~ZmqControlServer() {
@@ -112,6 +130,7 @@ std::optional<ControlServer::Incoming> ZmqControlServer::TryReceive(bool* any) {
   std::vector<std::string> frames;
   bool too_long = false;
   std::string region;
+  if (!open()) return std::nullopt;
   *any = ReceiveFrames(router_, kFrames, &frames, &too_long, &region);
   if (!*any) return std::nullopt;
   if (too_long || frames.size() != kFrames) {
@@ -140,8 +159,8 @@ std::optional<ControlServer::Incoming> ZmqControlServer::Receive(double seconds)
     // Dropped messages count against the time as well: a flood of them must not hold the caller.
     if (Clock::Real()->MonotonicSeconds() >= deadline) return std::nullopt;
     if (any) continue;
-    std::vector<zmq_pollitem_t> items = {{router_.get(), 0, ZMQ_POLLIN, 0},
-                                         {nullptr, waker_.fd(), ZMQ_POLLIN, 0}};
+    std::vector<zmq_pollitem_t> items = {{nullptr, waker_.fd(), ZMQ_POLLIN, 0}};
+    if (open()) items.push_back({router_.get(), 0, ZMQ_POLLIN, 0});
     PollUntil(&items, deadline);
   }
 }

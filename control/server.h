@@ -42,6 +42,12 @@ class ControlServer {
   virtual void Send(const std::string& region, const pb::OrchestratorMessage& message) = 0;
   // Ends a Receive under way or the next one. Async-signal-safe; any thread.
   virtual void Wake() = 0;
+  // Ends all connections and listens no more; Receive then only waits. For an orchestrator that may
+  // not be the one that leads: its regions must be free to find another.
+  virtual void Close() = 0;
+  // Listens again, at the same address. Fails while another program has it.
+  virtual Status Reopen() = 0;
+  virtual bool open() const = 0;
   virtual int64_t rejected_messages() const = 0;
 };
 

@@ -1,5 +1,6 @@
 // atoll-orchestrator: one job, one process. Reads the job, takes its run directory, listens, and
-// runs until the job ends; exits with the job's code.
+// runs until the job ends; exits with the job's code. With --standby it first waits until the
+// orchestrator that leads is gone.
 //
 // Signals: SIGTERM, SIGUSR1, SIGINT end the job in good order (regions finish their round, commit a
 // checkpoint, leave: exit code 75); a second SIGINT ends the process at once (130).
@@ -9,16 +10,23 @@
 #include <atomic>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/clock.h"
+#include "base/env.h"
 #include "base/exit_code.h"
+#include "base/file.h"
 #include "base/flags.h"
 #include "base/log.h"
 #include "base/parent_watch.h"
 #include "control/keys.h"
 #include "orchestrator/server/daemon.h"
+#include "orchestrator/store/etcd/log.h"
 #include "proto/job_file.h"
 
 namespace atl {
@@ -56,7 +64,8 @@ CommandSpec Spec() {
       "train` starts everything on this host.\n\n"
       "Exit codes: the job's. 0 done, 1 failed, 2 configuration, 4 environment (port, disk, "
       "another "
-      "orchestrator in the run directory), 75 stopped cleanly: start it again.";
+      "orchestrator in the run directory, etcd), 6 another orchestrator took the job over, 75 "
+      "stopped cleanly: start it again.";
   spec.flags = {
       {.name = "job", .placeholder = "JOB.yaml", .help = "The job file.", .required = true},
       {.name = "listen",
@@ -70,6 +79,24 @@ CommandSpec Spec() {
        .placeholder = "DIR",
        .help = "Keys of orchestrator and leases, made at the first use; else $ATOLL_KEYS, else "
                "~/.config/atoll/keys."},
+      {.name = "store",
+       .placeholder = "sqlite:PATH|etcd:ENDPOINTS",
+       .help =
+           "Where the job's state lives: a file, else atoll.db in the run directory, or an etcd "
+           "cluster (https://HOST:PORT,...[/PREFIX]; the prefix is else /atoll/ and the job's "
+           "name), from which a standby on another host goes on."},
+      {.name = "store_ca",
+       .placeholder = "FILE",
+       .help = "PEM: the authority that signed etcd's certificates; else the system's."},
+      {.name = "store_cert",
+       .placeholder = "FILE",
+       .help = "PEM: the certificate to show to etcd."},
+      {.name = "store_key", .placeholder = "FILE", .help = "PEM: the key of --store_cert."},
+      {.name = "standby",
+       .kind = FlagKind::kSwitch,
+       .placeholder = "",
+       .help = "Waits until the orchestrator that leads is gone, then goes on in its place. Needs "
+               "--store=etcd and a copy of its keys directory."},
       {.name = "set",
        .kind = FlagKind::kList,
        .placeholder = "KEY=VALUE",
@@ -112,6 +139,61 @@ void PrintHowToJoin(const Daemon& daemon, const pb::Job& job, const ParsedFlags&
   std::fflush(stdout);
 }
 
+// For who reads etcd: which process leads.
+std::string Description() {
+  const nlohmann::ordered_json json{
+      {"host", HostName()},
+      {"pid", getpid()},
+      {"since", absl::FormatTime(Clock::Real()->WallTime(), absl::UTCTimeZone())}};
+  return json.dump();
+}
+
+// Once this process leads.
+StatusOr<std::unique_ptr<EtcdLog>> OpenEtcd(absl::string_view text, const ParsedFlags& flags,
+                                            const Daemon::Options& options) {
+  Leadership::Options leadership;
+  ASSIGN_OR_RETURN(leadership.place,
+                   EtcdPlace::Parse(std::string(text), flags.Text("store_ca"),
+                                    flags.Text("store_cert"), flags.Text("store_key")));
+  if (leadership.place.prefix.empty()) {
+    leadership.place.prefix = absl::StrCat("/atoll/", options.job.name());
+  }
+  leadership.description = Description();
+  leadership.wait = options.standby;
+  leadership.cancelled = [] { return g_early_signal.load() != 0; };
+  leadership.say = [](const std::string& text) { LOG(INFO) << text; };
+  EtcdLog::Options log;
+  if (options.standby) {
+    // Made by the orchestrator that began the job: one of its own would open nothing.
+    if (!FileSize(options.keys_dir + "/orchestrator.key").ok()) {
+      return UsageError(absl::StrCat(options.keys_dir,
+                                     " holds no orchestrator.key: copy the keys "
+                                     "directory of the orchestrator that began the job"));
+    }
+  }
+  ASSIGN_OR_RETURN(log.keys, LoadOrCreateOrchestratorKeys(options.keys_dir));
+  return EtcdLog::Open(log, leadership);
+}
+
+StatusOr<std::unique_ptr<EtcdLog>> OpenStore(const ParsedFlags& flags, Daemon::Options* options) {
+  absl::string_view text = flags.Text("store");
+  if (absl::ConsumePrefix(&text, "etcd:")) return OpenEtcd(text, flags, *options);
+  for (const char* name : {"store_ca", "store_cert", "store_key"}) {
+    if (flags.Has(name)) return UsageError(absl::StrCat("--", name, " needs --store=etcd:..."));
+  }
+  if (options->standby) {
+    return UsageError("--standby needs a store that both hosts reach: --store=etcd:ENDPOINTS");
+  }
+  if (flags.Has("store")) {
+    if (!absl::ConsumePrefix(&text, "sqlite:") || text.empty()) {
+      return UsageError(absl::StrCat("--store=", flags.Text("store"),
+                                     " is neither sqlite:PATH nor etcd:ENDPOINTS"));
+    }
+    options->database = std::string(text);
+  }
+  return std::unique_ptr<EtcdLog>();
+}
+
 StatusOr<int> RunJob(const ParsedFlags& flags) {
   ASSIGN_OR_RETURN(const pb::Job job, LoadJobFrom(flags));
   Daemon::Options options;
@@ -120,7 +202,16 @@ StatusOr<int> RunJob(const ParsedFlags& flags) {
       flags.Has("run_dir") ? flags.Text("run_dir") : absl::StrCat("runs/", job.name());
   options.listen = flags.Text("listen");
   ASSIGN_OR_RETURN(options.keys_dir, KeysDirectory(flags.Text("keys")));
+  options.standby = flags.Switch("standby");
+  StatusOr<std::unique_ptr<EtcdLog>> log = OpenStore(flags, &options);
+  if (absl::IsCancelled(log.status())) return static_cast<int>(ExitCode::kStoppedCleanly);
+  RETURN_IF_ERROR(log.status());
+  options.log = log->get();
   ASSIGN_OR_RETURN(const std::unique_ptr<Daemon> daemon, Daemon::Create(std::move(options)));
+  if (daemon->ended_before()) {
+    LOG(INFO) << "the job has ended already (exit code " << *daemon->ended_before() << ")";
+    return *daemon->ended_before();
+  }
   g_daemon.store(daemon.get());
   if (const int signal = g_early_signal.load()) daemon->RequestStop(signal);
   PrintHowToJoin(*daemon, job, flags);

@@ -84,7 +84,8 @@ CommandSpec Spec() {
     flag.default_value = fallback;
     spec.flags.push_back(flag);
   };
-  flag("orchestrator", FlagKind::kText, "tcp://HOST:PORT", "where the orchestrator listens");
+  flag("orchestrator", FlagKind::kText, "tcp://HOST:PORT,...",
+       "where the orchestrator listens, and where its standbys will");
   spec.flags.back().required = true;
   flag("region", FlagKind::kText, "NAME", "this region's name in the job");
   spec.flags.back().required = true;
@@ -135,7 +136,8 @@ StatusOr<RegionWorkerOptions> WorkerOptions(const ParsedFlags& flags) {
     return UsageError(
         absl::StrCat("--orchestrator=", flags.Text("orchestrator"), " does not begin with tcp://"));
   }
-  auto orchestrator = Endpoint::Parse(std::string(address));
+  // The first one: which of this host's addresses reaches it is asked.
+  auto orchestrator = Endpoint::Parse(std::string(address.substr(0, address.find(','))));
   if (!orchestrator.ok())
     return Annotate(UsageError(std::string(orchestrator.status().message())), "--orchestrator");
   options.orchestrator = *orchestrator;

@@ -30,6 +30,8 @@ constexpr double kLeastFarewellSeconds = 0.3;
 // Between two looks for requests of `atoll drain`.
 constexpr double kDrainSeconds = 0.5;
 constexpr int64_t kReasonBytes = 1000;
+// Between two lines about a log that is out of reach.
+constexpr double kWaitingSeconds = 30;
 
 std::string RandomBytes(size_t size) {
   std::string bytes(size, '\0');
@@ -80,7 +82,21 @@ Status Daemon::Open() {
   const std::string& directory = options_.run_dir;
   // Of an orchestrator that was killed.
   std::remove(absl::StrCat(directory, "/orchestrator.json").c_str());
-  ASSIGN_OR_RETURN(store_, Store::Open(absl::StrCat(directory, "/atoll.db")));
+  if (options_.log != nullptr) {
+    options_.log->set_on_wait(
+        [this](const Status& why, double waited) { return WaitForLog(why, waited); });
+  }
+  const std::string database =
+      options_.database.empty() ? absl::StrCat(directory, "/atoll.db") : options_.database;
+  ASSIGN_OR_RETURN(store_, Store::Open(database, options_.log));
+  if (options_.standby) {
+    ASSIGN_OR_RETURN(const std::optional<JobRecord> job, store_->Job());
+    if (job && job->ended > 0) {
+      ended_before_ = job->exit_code;
+      ASSIGN_OR_RETURN(files_, RunFiles::Open(directory, store_.get()));
+      return files_->WriteSummary(Now());
+    }
+  }
   ControlServer::Options server;
   RETURN_IF_ERROR(MakeKeys(&server));
   ASSIGN_OR_RETURN(server_, ControlServer::Create(server));
@@ -101,8 +117,11 @@ Status Daemon::MakeKeys(ControlServer::Options* server) {
   server->listen = options_.listen;
   ASSIGN_OR_RETURN(server->keys, LoadOrCreateOrchestratorKeys(options_.keys_dir));
   for (const pb::Region& region : options_.job.regions()) {
+    // A lease that a standby made up would be refused by nobody, and fit no region.
     ASSIGN_OR_RETURN(const Lease lease,
-                     LoadOrCreateLease(options_.keys_dir, region.name(), server->keys));
+                     options_.standby
+                         ? LoadLease(absl::StrCat(options_.keys_dir, "/", region.name(), ".lease"))
+                         : LoadOrCreateLease(options_.keys_dir, region.name(), server->keys));
     server->regions[lease.keys.public_key] = region.name();
   }
   return OkStatus();
@@ -134,12 +153,14 @@ double Daemon::Now() const {
 
 void Daemon::RequestStop(int signal) {
   stop_signal_.store(signal);
-  server_->Wake();
+  if (server_ != nullptr) server_->Wake();
 }
 
 int Daemon::Run() {
+  if (ended_before_) return *ended_before_;
   Take(core_->Start(Now()));
   while (!exit_code_) Serve(kLongestWaitSeconds);
+  if (exit_code_ == kReplacedExitCode) return *exit_code_;
   Farewell();
   const Status written = files_->WriteSummary(Now());
   if (!written.ok()) LOG(ERROR) << "the last summary is missing: " << written.message();
@@ -149,7 +170,9 @@ int Daemon::Run() {
 void Daemon::Serve(double seconds) {
   double wait = seconds;
   if (wake_at_) wait = std::clamp(*wake_at_ - Now(), 0.0, seconds);
+  if (!MayServe()) return;
   const std::optional<ControlServer::Incoming> incoming = server_->Receive(wait);
+  if (!server_->open()) return;  // the core stands still meanwhile
   if (incoming) Take(core_->OnMessage(incoming->region, incoming->message, Now()));
   const int signal = stop_signal_.load();
   if (signal != 0 && !stop_told_) {
@@ -161,6 +184,46 @@ void Daemon::Serve(double seconds) {
   if (exit_code_) return;
   const Status flushed = files_->Flush(Now());
   if (!flushed.ok()) Abandon(flushed);
+}
+
+bool Daemon::MayServe() {
+  if (options_.log == nullptr) return true;
+  const StepLog::Standing standing = options_.log->standing();
+  if (standing == StepLog::Standing::kDeposed) {
+    if (!exit_code_) {
+      LOG(ERROR) << "another orchestrator has taken the job over in " << options_.log->name()
+                 << ": this one ends (exit code " << kReplacedExitCode
+                 << "); start it again with --standby to have it wait in its turn";
+    }
+    exit_code_ = kReplacedExitCode;
+    server_->Close();
+    return false;
+  }
+  if (standing == StepLog::Standing::kUnsure && server_->open()) {
+    LOG(WARNING) << options_.log->name() << " is out of reach, and another orchestrator may lead "
+                 << "by now: this one listens no more until it knows; the view trains on";
+    server_->Close();
+  } else if (standing == StepLog::Standing::kLeading && !server_->open()) {
+    const Status open = server_->Reopen();
+    if (open.ok()) {
+      LOG(INFO) << "this orchestrator still leads: listening again on " << address();
+    } else {
+      LOG_EVERY_N(WARNING, 10) << open.message();
+    }
+  }
+  return true;
+}
+
+bool Daemon::WaitForLog(const Status& why, double seconds) {
+  const bool begins = waited_ == 0 || seconds < waited_;
+  waited_ = seconds;
+  if (begins || seconds >= waiting_told_at_ + kWaitingSeconds) {
+    waiting_told_at_ = seconds;
+    LOG(WARNING) << "waiting for the store since " << static_cast<int64_t>(seconds)
+                 << " s, while the view trains on: " << why.message();
+  }
+  if (seconds >= options_.give_up_seconds || stop_signal_.load() != 0) return false;
+  return server_ == nullptr || MayServe();
 }
 
 void Daemon::TakeDrainRequests() {
@@ -197,7 +260,7 @@ Status Daemon::Persist(const std::vector<Record>& records) {
 
 void Daemon::Abandon(const Status& status) {
   // Once is enough; what comes after the end is of no consequence for the job.
-  if (exit_code_) return;
+  if (exit_code_ || !MayServe()) return;
   const int code = static_cast<int>(ExitCodeOf(status));
   const std::string what(status.message());
   LOG(ERROR) << "the orchestrator cannot go on: " << what;

@@ -161,4 +161,21 @@ StatusOr<int64_t> Database::QueryInt(const std::string& sql) {
   return row ? statement.Int(0) : 0;
 }
 
+Status Database::CheckReferences() {
+  int open = 0, most = 0;
+  sqlite3_db_status(handle_, SQLITE_DBSTATUS_DEFERRED_FKS, &open, &most, 0);
+  return open == 0 ? OkStatus()
+                   : absl::InternalError(absl::StrCat(
+                         "database ", path_, ": a record refers to one that is not there"));
+}
+
+StatusOr<std::string> Database::Image() {
+  sqlite3_int64 size = 0;
+  unsigned char* const bytes = sqlite3_serialize(handle_, "main", &size, 0);
+  if (bytes == nullptr) return Error(SQLITE_NOMEM, "copying");
+  std::string image(reinterpret_cast<const char*>(bytes), static_cast<size_t>(size));
+  sqlite3_free(bytes);
+  return image;
+}
+
 }  // namespace atl

@@ -72,6 +72,10 @@ class Database {
   StatusOr<Statement> Prepare(const std::string& sql);
   // The single number that a query gives.
   StatusOr<int64_t> QueryInt(const std::string& sql);
+  // Whether the transaction under way leaves no reference open, so that COMMIT will not refuse it.
+  Status CheckReferences();
+  // The database file as it would be with all that is committed in it.
+  StatusOr<std::string> Image();
 
  private:
   friend class Statement;

@@ -1,12 +1,19 @@
 #include "orchestrator/store/store.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
+#include "base/file.h"
+#include "base/log.h"
 #include "orchestrator/store/database.h"
 #include "orchestrator/store/details.h"
 #include "orchestrator/store/schema.h"
+#include "orchestrator/store/step_log.h"
 #include "orchestrator/store/writer.h"
 
 namespace atl {
@@ -56,6 +63,27 @@ StatusOr<SampleRecord> SampleOf(const Statement& row) {
   return r;
 }
 
+std::string CopyMark(const std::string& path) { return path + ".copy"; }
+
+bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+// Makes room for a copy of the log.
+Status RemoveFormerCopy(const std::string& path, const StepLog& log) {
+  if (Exists(path) && !Exists(CopyMark(path))) {
+    return UsageError(absl::StrCat(
+        path, " is the store of a job of its own, not a copy of what is in ", log.name(),
+        ": take another --run_dir, or --store=sqlite to go on with that job"));
+  }
+  RETURN_IF_ERROR(WriteFileAtomically(CopyMark(path), log.name() + "\n"));
+  for (const char* suffix : {"", "-wal", "-shm"}) {
+    const std::string file = path + suffix;
+    if (Exists(file) && std::remove(file.c_str()) != 0) {
+      return ErrnoError(errno, absl::StrCat("cannot remove ", file));
+    }
+  }
+  return OkStatus();
+}
+
 }  // namespace
 
 Store::Store(std::unique_ptr<Database> database, std::unique_ptr<RecordWriter> writer)
@@ -64,7 +92,29 @@ Store::Store(std::unique_ptr<Database> database, std::unique_ptr<RecordWriter> w
 // Statements go before their database.
 Store::~Store() { writer_.reset(); }
 
-StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
+StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path, StepLog* log) {
+  if (log == nullptr) {
+    if (Exists(CopyMark(path))) {
+      return UsageError(absl::StrCat(path, " is a copy of what is in another store (", path,
+                                     ".copy says which): give that one with --store, or take "
+                                     "another --run_dir"));
+    }
+    return OpenDatabase(path);
+  }
+  RETURN_IF_ERROR(RemoveFormerCopy(path, *log));
+  ASSIGN_OR_RETURN(const std::optional<std::string> image, log->ReadImage());
+  if (image) {
+    ASSIGN_OR_RETURN(const Fd file, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+    RETURN_IF_ERROR(WriteAt(file, path, image->data(), static_cast<int64_t>(image->size()), 0));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Store> store, OpenDatabase(path));
+  RETURN_IF_ERROR(log->ReadSteps(
+      [&](const std::vector<Record>& records) { return store->ApplyTo(nullptr, records); }));
+  store->log_ = log;
+  return store;
+}
+
+StatusOr<std::unique_ptr<Store>> Store::OpenDatabase(const std::string& path) {
   ASSIGN_OR_RETURN(std::unique_ptr<Database> database, Database::Open(path));
   RETURN_IF_ERROR(CreateOrCheckSchema(*database));
   ASSIGN_OR_RETURN(std::unique_ptr<RecordWriter> writer, RecordWriter::Create(database.get()));
@@ -73,6 +123,16 @@ StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
 
 Status Store::Apply(const std::vector<Record>& records) {
   if (records.empty()) return OkStatus();
+  RETURN_IF_ERROR(ApplyTo(log_, records));
+  if (log_ == nullptr || !log_->WantsImage()) return OkStatus();
+  ASSIGN_OR_RETURN(const std::string image, database_->Image());
+  const Status written = log_->WriteImage(image);
+  // The steps are all there; the next step tries again.
+  if (!written.ok()) LOG(WARNING) << "the log keeps its old image: " << written.message();
+  return OkStatus();
+}
+
+Status Store::ApplyTo(StepLog* log, const std::vector<Record>& records) {
   // A step may give out samples of a view before it says what the view is: all must fit at the end.
   RETURN_IF_ERROR(database_->Execute("BEGIN IMMEDIATE; PRAGMA defer_foreign_keys=ON"));
   Status status;
@@ -80,6 +140,9 @@ Status Store::Apply(const std::vector<Record>& records) {
     status = std::visit([&](const auto& typed) { return writer_->Write(typed); }, record);
     if (!status.ok()) break;
   }
+  // What COMMIT would refuse must not get into the log.
+  if (status.ok()) status = database_->CheckReferences();
+  if (status.ok() && log != nullptr) status = log->Append(records);
   if (status.ok()) status = database_->Execute("COMMIT");
   // SQLite may have rolled back by itself (disk full); then there is nothing left to do.
   if (!status.ok()) database_->Execute("ROLLBACK").IgnoreError();

@@ -1,5 +1,13 @@
 // What the orchestrator remembers, in SQLite: the core's records, applied in order, all of a step
-// or none of them. Tables: jobs, regions, views, rounds, samples, evaluations, checkpoints, events.
+// or none of them. With a step log (step_log.h) the log outside of this host is the truth, and the
+// database a copy that is made anew from it at each start:
+//   1. Open takes the log's image, and applies the steps after it.
+//   2. Apply writes a step in a transaction, appends it to the log, and commits then: what is in
+//      the database is in the log.
+//   3. When the log has grown long, it gets the database's image.
+// DIR/atoll.db.copy says of which log the database is a copy; a database without it is nobody's
+// copy and is never replaced.
+// Tables: jobs, regions, views, rounds, samples, evaluations, checkpoints, events.
 //
 // Superseded rows stay, marked; the readers below leave them out. The file holds keys of views and
 // has mode 0600. One thread.
@@ -19,6 +27,7 @@ namespace atl {
 
 class Database;
 class RecordWriter;
+class StepLog;
 
 class Store {
  public:
@@ -35,10 +44,11 @@ class Store {
   // Opens or creates. Errors: no database, damaged, another program's or of a newer atoll (exit
   // code
   // 2); disk full or not writable (4).
-  static StatusOr<std::unique_ptr<Store>> Open(const std::string& path);
+  // `log` (none: this database is the truth) outlives the store.
+  static StatusOr<std::unique_ptr<Store>> Open(const std::string& path, StepLog* log = nullptr);
   ~Store();
 
-  // One transaction. After an error nothing of it is there.
+  // One transaction. After an error nothing of it is there. Waits where the log is out of reach.
   Status Apply(const std::vector<Record>& records);
 
   StatusOr<History> LoadHistory();
@@ -63,7 +73,11 @@ class Store {
   Status LoadState(History* history);
   Status LoadEvaluations(History* history);
   Store(std::unique_ptr<Database> database, std::unique_ptr<RecordWriter> writer);
+  static StatusOr<std::unique_ptr<Store>> OpenDatabase(const std::string& path);
+  // Applies to the database and, if there is one, the log.
+  Status ApplyTo(StepLog* log, const std::vector<Record>& records);
 
+  StepLog* log_ = nullptr;
   std::unique_ptr<Database> database_;
   std::unique_ptr<RecordWriter> writer_;
 };

@@ -174,6 +174,32 @@ TEST_F(Control, AClientGoesOnWhenTheOrchestratorComesBackOnItsPort) {
   }
 }
 
+TEST_F(Control, OfSeveralAddressesTheOneThatAnswersIsTaken) {
+  const Lease lease = NewLease("johor");
+  auto first = Serve();
+  const auto second = Serve();
+  const std::string first_address = first->address();
+  const auto client = Connect(absl::StrCat(first_address, ",", second->address()), lease);
+  second->Close();  // a standby does not listen
+  ASSERT_TRUE(Reach(client.get(), State::kConnected));
+  client->Send(Beat(1));
+  ASSERT_TRUE(first->Receive(kPatience));
+  first.reset();
+  ASSERT_TRUE(Reach(client.get(), State::kDisconnected));
+  EXPECT_THAT(client->StateText(), HasSubstr(second->address()));
+  ASSERT_TRUE(second->Reopen().ok());
+  ASSERT_TRUE(Reach(client.get(), State::kConnected));
+  client->Send(Beat(2));
+  const auto incoming = second->Receive(kPatience);
+  ASSERT_TRUE(incoming);
+  EXPECT_EQ(incoming->region, "johor");
+  EXPECT_EQ(incoming->message.heartbeat().round(), 2);
+  second->Send("johor", Ack(3));
+  const auto answer = client->Receive(kPatience);
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->ack().sequence(), 3);
+}
+
 TEST_F(Control, WhatWasSaidLastArrivesThoughTheSenderIsGone) {
   const Lease lease = NewLease("oslo");
   auto server = Serve();

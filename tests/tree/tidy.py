@@ -44,6 +44,7 @@ HEAVY = [
     ("SQLite", r"sqlite3\.h", r"orchestrator/store/.*|tests/orchestrator/.*", None),
     ("glog", r"glog/.*", r"base/log\.(h|cc)", None),
     ("yaml-cpp", r"yaml-cpp/.*", r"proto/.*", 1),
+    ("libcurl", r"curl/.*", r"base/http\.cc", 1),
     ("GLPK", r"glpk\.h", r"collectives/wan/plan/linear_program\.cc", 1),
     ("sentencepiece", r"sentencepiece.*", r"worker/data/sentencepiece_module\.cc", 1),
 ]
