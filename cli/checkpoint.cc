@@ -40,8 +40,9 @@ bool HoldsRounds(const std::string& directory) {
 
 std::vector<Verb> CheckpointVerbs() {
   return {CheckpointLsVerb(),     CheckpointShowVerb(),  CheckpointVerifyVerb(),
-          CheckpointRepairVerb(), CheckpointPruneVerb(), CheckpointPullVerb(),
-          CheckpointServeVerb(),  CheckpointKeygenVerb()};
+          CheckpointRepairVerb(), CheckpointPruneVerb(), CheckpointExportVerb(),
+          CheckpointImportVerb(), CheckpointPullVerb(),  CheckpointServeVerb(),
+          CheckpointKeygenVerb()};
 }
 
 std::string WithoutSlash(std::string path) {

@@ -20,6 +20,8 @@ Verb CheckpointShowVerb();
 Verb CheckpointVerifyVerb();
 Verb CheckpointRepairVerb();
 Verb CheckpointPruneVerb();
+Verb CheckpointExportVerb();
+Verb CheckpointImportVerb();
 Verb CheckpointPullVerb();
 Verb CheckpointServeVerb();
 Verb CheckpointKeygenVerb();

@@ -23,7 +23,7 @@ bool IsSound(const pb::CheckpointOnDisk& checkpoint) {
 }
 
 bool IsUsable(const RegionCheckpoints& region, const pb::CheckpointOnDisk& checkpoint) {
-  return checkpoint.round() >= 1 && checkpoint.next_sample() >= 0 &&
+  return checkpoint.round() >= 0 && checkpoint.next_sample() >= 0 &&
          checkpoint.inner_steps() >= 0 && !checkpoint.digest().empty() && IsSound(checkpoint) &&
          !region.unusable.contains(checkpoint.path());
 }

@@ -349,7 +349,8 @@ void Core::MakeView() {
   view_.set_first_sample(resume_ ? resume_->next_sample : 0);
   if (resume_) ToProto(resume_->returned, view_.mutable_returned());
   view_.set_inner_steps_done(resume_ ? resume_->inner_steps : 0);
-  if (resume_) view_.set_digest(resume_->digest);
+  // Round 0 is a start made of weights alone: the outer state that follows depends on the method.
+  if (resume_ && resume_->round > 0) view_.set_digest(resume_->digest);
   const Status checked = CheckView(view_, options_.job);
   if (!checked.ok()) return Fail(std::string(checked.message()), kUsage, "", -1);
   AnnounceView();

@@ -1,6 +1,7 @@
 """The verbs of `atoll checkpoint`, run as a user runs them: answers, exit codes, JSON.
 
     python3 checkpoint_verbs_test.py ATOLL CHECKPOINT_SAMPLE
+    python3 checkpoint_verbs_test.py --corpus DIR      writes the crafted files, for the fuzzer
 
 The crafted safetensors files are written here from the list of rules, without the project's own
 writer: for each rule files that break it, and files that come close and are right.
@@ -284,6 +285,17 @@ class Checkpoints(unittest.TestCase):
         self.assertEqual(run("prune", self.run, "--keep=0").returncode, 2)
 
 
+def write_corpus(directory):
+    os.makedirs(directory, exist_ok=True)
+    files = [("good", content) for _, content in accepted()] + list(refused())
+    for number, (rule, content) in enumerate(files):
+        if len(content) < 5000:
+            with open(os.path.join(directory, f"{number:03d}-{rule}"), "wb") as file:
+                file.write(content)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "--corpus":
+        sys.exit(write_corpus(sys.argv[2]))
     ATOLL, SAMPLE = sys.argv[1:3]
     unittest.main(argv=sys.argv[:1] + sys.argv[3:])

@@ -40,7 +40,8 @@ TEST(Checkpoints, TheNewestThatEveryRegionHasIsChosen) {
       {"no digest is equal", {At(5, "x")}, {At(5, "z")}, -1},
       {"a copy of a sibling serves", {At(5, "x")}, {At(5, "x", false)}, 5},
       {"an empty digest never does", {At(5, "")}, {At(5, "")}, -1},
-      {"round 0 is no checkpoint", {At(0, "x")}, {At(0, "x")}, -1},
+      {"round 0 is a start", {At(0, "x")}, {At(0, "x")}, 0},
+      {"there is no round before it", {At(-1, "x")}, {At(-1, "x")}, -1},
   };
   for (const Row& row : table) {
     const auto chosen = ChooseResumePoint({{"a", {row.a, {}}}, {"b", {row.b, {}}}});

@@ -7,6 +7,9 @@
 //      the parameters;
 //   3. the digest of what is now held goes back to the leader, which compares it with the view's;
 //   4. every lane of this worker joins its group (views.cc), in the background from the start.
+#include <google/protobuf/text_format.h>
+#include <google/protobuf/util/message_differencer.h>
+
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/log.h"
@@ -24,6 +27,15 @@ Status ReadInto(const checkpoint::Checkpoint& checkpoint, const std::string& sec
   std::vector<float> host(range.size());
   RETURN_IF_ERROR(checkpoint.Read(section, tensors, range, host));
   return trainer.Write(vector, offset, host);
+}
+
+// Whether a checkpoint's text is of this model: the name of its preset says nothing.
+bool IsModel(const std::string& text, pb::Model model) {
+  pb::Model written;
+  if (!google::protobuf::TextFormat::ParseFromString(text, &written)) return false;
+  written.clear_preset();
+  model.clear_preset();
+  return google::protobuf::util::MessageDifferencer::Equals(written, model);
 }
 
 // The "checkpoint" of a region that still holds the outer state.
@@ -107,7 +119,7 @@ Status RegionWorker::Load(const pb::View& view) {
   Doing(absl::StrCat("loading ", view.checkpoint()));
   Status status = [&]() -> Status {
     ASSIGN_OR_RETURN(const auto checkpoint, checkpoint::Checkpoint::Open(view.checkpoint()));
-    if (checkpoint->description().model_yaml != ModelText()) {
+    if (!IsModel(checkpoint->description().model_yaml, model_)) {
       return UsageError(absl::StrCat(view.checkpoint(),
                                      " is of another model: ", checkpoint->description().model_yaml,
                                      "; the job's is ", ModelText()));
@@ -166,6 +178,10 @@ Status RegionWorker::LoadLaneVectors(const checkpoint::Checkpoint& checkpoint,
 }
 
 Status RegionWorker::LoadInnerState(const checkpoint::Checkpoint& checkpoint) {
+  if (!checkpoint.HasSection("optim/exp_avg")) {
+    LOG(INFO) << "the inner optimizer starts fresh: " << checkpoint.path() << " has no state of it";
+    return OkStatus();
+  }
   const std::vector<checkpoint::TensorSpec> tensors = TensorSpecs();
   int64_t offset = 0;
   for (const Range& slice : replica_->inner->owned()) {
