@@ -64,6 +64,7 @@ class Repairing {
  private:
   Status Prepare();
   StatusOr<Manifest> ManifestFromSources();
+  Status CheckOwnState(const Manifest& manifest) const;
   int64_t OwnHashFiles(const Manifest& manifest) const;
   Status FindDamage();
   Status MarkFiles(bool exists);
@@ -117,6 +118,28 @@ int64_t Repairing::OwnHashFiles(const Manifest& manifest) const {
   return own;
 }
 
+// Another region's manifest would have its inner state take the place of what may be whole here.
+// That needs the root, which says that it is meant.
+Status Repairing::CheckOwnState(const Manifest& manifest) const {
+  if (!options_.root.empty()) return OkStatus();
+  for (const ManifestFile& file : manifest.files) {
+    if (file.file_class == FileClass::kReplicated) continue;
+    const StatusOr<std::string> hashes =
+        ReadFile(absl::StrCat(options_.path, "/", ChunkHashName(file.name)),
+                 ChunkCount(file.bytes) * static_cast<int64_t>(kHashBytes));
+    if (absl::IsNotFound(hashes.status()) || (hashes.ok() && Sha256Hex(*hashes) == file.root)) {
+      continue;
+    }
+    return UsageError(absl::StrCat(
+        options_.path, " has lost its manifest, and that of ", result_.manifest_from,
+        " is another region's (or ", ChunkHashName(file.name),
+        " is damaged too): its inner state would replace the one that is here. Nothing was "
+        "changed; to have that, say which root is meant: ",
+        RootOf(manifest, false)));
+  }
+  return OkStatus();
+}
+
 StatusOr<Manifest> Repairing::ManifestFromSources() {
   std::optional<Manifest> best;
   int64_t best_own = -1;
@@ -145,7 +168,10 @@ StatusOr<Manifest> Repairing::ManifestFromSources() {
     result_.manifest_from = source->name();
     best = *std::move(manifest);
   }
-  if (best) return *std::move(best);
+  if (best) {
+    RETURN_IF_ERROR(CheckOwnState(*best));
+    return *std::move(best);
+  }
   return UsageError(absl::StrCat(options_.path, " has no usable ", kManifestName,
                                  ", and no source has one", why_not));
 }

@@ -6,8 +6,9 @@
 //   1. the directory of checkpoints is locked, leftovers are removed;
 //   2. the manifest is the checkpoint's own. If that is lost: of the sources' manifests the one
 //      that most of the checkpoint's own hash files belong to (another region's differs in regional
-//      files). Sources that contradict each other in replicated files are an error, unless the
-//      caller says which root it wants;
+//      files). Sources that contradict each other in replicated files, and a manifest by which
+//      another region's inner state would replace what is here, are errors, unless the caller says
+//      which root it wants;
 //   3. everything is inspected (inspect.h). Nothing is damaged: nothing is changed;
 //   4. a staging directory is made, as for a save. Whole files are linked into it (the same bytes
 //      on the disk: this costs neither space nor time, and is safe because committed files never

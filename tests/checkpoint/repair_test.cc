@@ -193,9 +193,14 @@ TEST_F(Replicas, ALostManifestOrDirectoryComesFromACopyOfTheSameRegion) {
   EXPECT_TRUE(Contents(Round("oslo")) == Contents(Round("johor")));
 }
 
-TEST_F(Replicas, WithOnlyAnotherRegionsManifestTheWholeBecomesItsCopy) {
+TEST_F(Replicas, AnotherRegionsManifestIsTakenOnlyIfItsRootIsNamed) {
   fs::remove(InOslo(kManifestName));
-  const auto result = RepairOslo({"johor"});
+  const auto before = Contents(Round("oslo"));
+  const auto refused = RepairOslo({"johor"});
+  EXPECT_EQ(ExitCodeOf(refused.status()), ExitCode::kUsage);
+  EXPECT_THAT(refused.status().ToString(), HasSubstr(RootIn(Round("johor"))));
+  EXPECT_TRUE(Contents(Round("oslo")) == before);
+  const auto result = RepairOslo({"johor"}, false, RootIn(Round("johor")));
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_TRUE(Contents(Round("oslo")) == Contents(Round("johor")));
   EXPECT_EQ(result->fetched[0].chunks, 4);  // its inner state; the model was here
