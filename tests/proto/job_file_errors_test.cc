@@ -118,7 +118,7 @@ TEST(JobFileErrors, BoundsAreNamedInTheUnitOfTheKey) {
 
 TEST(JobFileErrors, WhatHoldsOfInnerStepsNeedsSome) {
   EXPECT_EQ(RefusalOfLine("sync: {method: every_step, slow: {policy: share}}"),
-            "job.yaml:2:42: sync.slow.policy: with sync.method every_step a round is one step, so "
+            "job.yaml:2:43: sync.slow.policy: with sync.method every_step a round is one step, so "
             "the others can only wait for a slow region");
 }
 
