@@ -121,6 +121,15 @@ int64_t PlannedSamples(const pb::View& view, const pb::Job& job, int64_t round) 
 
 SamplePool PoolAfter(const pb::View& view, const pb::Job& job, int64_t round,
                      const ShortContributions& short_contributions) {
+  std::vector<PartOfRound> parts;
+  for (const pb::ShortContribution& one : short_contributions) {
+    parts.push_back({round, one.region(), one.samples()});
+  }
+  return PoolAfterParts(view, job, round, parts);
+}
+
+SamplePool PoolAfterParts(const pb::View& view, const pb::Job& job, int64_t round,
+                          const std::vector<PartOfRound>& parts) {
   SamplePool pool(FromProto(view.returned()), view.first_sample());
   const int64_t rounds = round - view.first_round() + 1;
   if (rounds <= 0) {
@@ -135,20 +144,18 @@ SamplePool PoolAfter(const pb::View& view, const pb::Job& job, int64_t round,
     job_size += ShareOfRound(member, InnerSteps(job));
   }
   pool.Take((rounds - (view.carried() ? 1 : 0)) * job_size);
-  for (const pb::ShortContribution& one : short_contributions) {
-    const int member = MemberOf(view, one.region());
-    if (member < 0) continue;
-    const RoundPlan plan = PlanRound(view, job, member, round);
-    for (const Range& range : Suffix(plan.samples, one.samples())) pool.Return(range);
+  for (const PartOfRound& one : parts) {
+    const int member = MemberOf(view, one.region);
+    if (member < 0 || one.round > round) continue;
+    const RoundPlan plan = PlanRound(view, job, member, one.round);
+    for (const Range& range : Suffix(plan.samples, one.samples)) pool.Return(range);
   }
   return pool;
 }
 
 pb::View ContinueView(const pb::View& planned, const pb::View& before, const pb::Job& job,
-                      int64_t edge, const std::string& digest,
-                      const ShortContributions& short_contributions) {
+                      int64_t edge, const std::string& digest, const SamplePool& pool) {
   pb::View view = planned;
-  const SamplePool pool = PoolAfter(before, job, edge, short_contributions);
   view.set_first_round(edge + 1);
   view.set_first_sample(pool.next());
   ToProto(pool.returned(), view.mutable_returned());

@@ -56,10 +56,20 @@ using ShortContributions = google::protobuf::RepeatedPtrField<pb::ShortContribut
 SamplePool PoolAfter(const pb::View& view, const pb::Job& job, int64_t round,
                      const ShortContributions& short_contributions = {});
 
-// Fills in a planned view: it follows `before` after the round `edge`, whose state has `digest`.
+// The same where members contributed less in several rounds of the view: of what the plan gave the
+// member for the round, the first `samples` are in some result.
+struct PartOfRound {
+  int64_t round = 0;
+  std::string region;
+  int64_t samples = 0;
+};
+SamplePool PoolAfterParts(const pb::View& view, const pb::Job& job, int64_t round,
+                          const std::vector<PartOfRound>& parts);
+
+// Fills in a planned view: it follows `before` after the round `edge`, whose state has `digest`;
+// nobody has `pool`.
 pb::View ContinueView(const pb::View& planned, const pb::View& before, const pb::Job& job,
-                      int64_t edge, const std::string& digest,
-                      const ShortContributions& short_contributions);
+                      int64_t edge, const std::string& digest, const SamplePool& pool);
 
 // The member's place in the view; -1: none.
 int MemberOf(const pb::View& view, const std::string& region);

@@ -386,6 +386,15 @@ std::shared_ptr<Transfer> EngineImpl::Fetch(ViewId view, LaneId lane, FetchReque
   return handle;
 }
 
+std::vector<MemberIndex> EngineImpl::Announced(ViewId view, LaneId lane, uint64_t id) {
+  std::vector<MemberIndex> members;
+  commands_->Call([&] {
+    const GroupState* const group = Find({view.value, lane.value});
+    if (group != nullptr) members = group->WhoHasBegun(id);
+  });
+  return members;
+}
+
 std::vector<LinkStatus> EngineImpl::Links() {
   std::vector<LinkStatus> all;
   commands_->Call([&] {

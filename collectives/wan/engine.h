@@ -189,6 +189,10 @@ class Engine {
                                                std::span<float> data,
                                                const AllReduceOptions& options) = 0;
 
+  // Members that have begun operation `id` of (view, lane), as far as is known here. Empty once it
+  // has begun here too.
+  virtual std::vector<MemberIndex> Announced(ViewId view, LaneId lane, uint64_t id) = 0;
+
   // Bytes for members of (view, lane) that fetch them under this name (transfer.h), from now, or
   // from the time this gateway joins, until StopServing or the group is left. What the name stood
   // for is no longer served. When StopServing or Leave returns, `source` is not read any more.

@@ -49,6 +49,7 @@ class EngineImpl : public Engine, public Link::Owner {
                std::shared_ptr<ByteSource> source) override;
   void StopServing(ViewId view, LaneId lane, const std::string& name) override;
   std::shared_ptr<Transfer> Fetch(ViewId view, LaneId lane, FetchRequest request) override;
+  std::vector<MemberIndex> Announced(ViewId view, LaneId lane, uint64_t id) override;
   std::vector<LinkStatus> Links() override;
   std::optional<LinkMatrix> Matrix(ViewId view, LaneId lane) override;
   int64_t bytes_sent() const override { return bytes_sent_; }

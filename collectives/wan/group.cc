@@ -416,6 +416,17 @@ StatusOr<Link::Verdict> GroupState::OnStart(int member, const FrameHeader& heade
   return Link::Verdict::kTaken;
 }
 
+std::vector<MemberIndex> GroupState::WhoHasBegun(uint64_t id) const {
+  std::vector<MemberIndex> begun;
+  for (int member = 0; member < members(); ++member) {
+    const auto early = members_[member].early.find(id);
+    if (early != members_[member].early.end() && early->second.start.has_value()) {
+      begun.push_back(MemberIndex{member});
+    }
+  }
+  return begun;
+}
+
 StatusOr<Link::Verdict> GroupState::OnAbort(int member, const FrameHeader& header, Bytes payload) {
   ASSIGN_OR_RETURN(const Reason reason, ParseReason(payload));
   const uint64_t id = header.operation;

@@ -90,6 +90,9 @@ class GroupState {
   // Cancels all, says Bye on all links; the caller closes them gently.
   void Leave();
 
+  // Who has announced an operation that has not begun here.
+  std::vector<MemberIndex> WhoHasBegun(uint64_t id) const;
+
   // Transfers (group_transfer.cc).
   Serving* serving() { return &serving_; }
   void Fetch(FetchRequest request, std::shared_ptr<FetchHandle> handle);

@@ -182,6 +182,10 @@ class Core {
   bool IsSoundReport(RegionEntry& entry, const pb::RoundReport& report);
   void TakeFacts(const std::string& region, const pb::RoundReport& report);
   void TakeShort(int64_t round, const RoundFacts& facts);
+  // The region goes on training what it has of `round`, and gives it to the next one.
+  void Postpone(int64_t round, const std::string& region);
+  // What it waited for has come after all.
+  void GoesOn(RegionEntry& entry, int64_t round);
   // From a member that had no part in the round, but holds its result.
   void TakeHeard(RegionEntry& entry, const pb::RoundReport& report);
   void OnHeardRound(RegionEntry& entry, const pb::RoundReport& report);

@@ -66,6 +66,24 @@ bool Ledger::Shorten(int64_t round, const std::string& region, int64_t samples) 
   return false;
 }
 
+Ledger::Entry* Ledger::FindEntry(int64_t round, const std::string& region) {
+  return const_cast<Entry*>(Find(round, region));
+}
+
+bool Ledger::Postpone(int64_t round, const std::string& region) {
+  Entry* const late = FindEntry(round, region);
+  if (late == nullptr || late->samples.empty() || late->state != SampleState::kAssigned) {
+    return false;
+  }
+  Entry* const next = FindEntry(round + 1, region);
+  CHECK(next != nullptr) << region << " has no part in round " << round + 1;
+  for (const Range& range : next->samples) pool_.Return(range);
+  next->samples = std::move(late->samples);
+  next->samples_per_step = late->samples_per_step;
+  late->samples.clear();
+  return true;
+}
+
 StatusOr<bool> Ledger::MarkDone(int64_t round, const std::string& region,
                                 const std::vector<Range>& samples) {
   const auto found = rounds_.find(round);

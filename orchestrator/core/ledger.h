@@ -58,6 +58,10 @@ class Ledger {
   // Only the first `samples` of the region's samples are in the round's result. True if the entry
   // changed.
   bool Shorten(int64_t round, const std::string& region, int64_t samples);
+  // Nothing of the region's samples is in the round's result: they are its samples of the next
+  // round, which must be assigned (CHECK), and what it was assigned there goes back to the pool.
+  // True if this was new.
+  bool Postpone(int64_t round, const std::string& region);
   // The region has trained on `samples` in an assigned round. kInvalidArgument if these are not
   // the ones that it was assigned. True if this was new.
   StatusOr<bool> MarkDone(int64_t round, const std::string& region,
@@ -72,6 +76,8 @@ class Ledger {
   Entries ReturnFrom(int64_t round);
 
  private:
+  Entry* FindEntry(int64_t round, const std::string& region);
+
   SamplePool pool_;
   int64_t next_;
   int64_t unassigned_;

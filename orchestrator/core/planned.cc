@@ -19,6 +19,8 @@ constexpr int kViewKeyBytes = 32;
 // A planned view is given so long, or five rounds if that is more.
 constexpr double kPlannedSeconds = 30;
 constexpr double kTryAgainSeconds = 60;
+// Ranges of samples that a view is given back before another one begins with them.
+constexpr size_t kMostGivenBack = 32;
 
 }  // namespace
 
@@ -109,7 +111,11 @@ void Core::PlanView() {
            wanted.members(i).role() == newest.members(i).role() &&
            wanted.members(i).inner_steps() == newest.members(i).inner_steps();
   }
-  if (same || full == 0) return;
+  // What was given back in the view is trained in the next one; it is not to become much.
+  const bool much_given_back =
+      planned_.empty() && ledger_->pool().returned().size() >
+                              static_cast<size_t>(view_.returned_size()) + kMostGivenBack;
+  if ((same && !much_given_back) || full == 0) return;
   wanted.set_id(++last_view_);
   wanted.set_after(view_.id());
   wanted.set_last_round(view_.last_round());
@@ -135,8 +141,12 @@ void Core::TakeEdge(int64_t edge, const std::string& digest, const RoundFacts& f
   if (found == planned_.end()) return;
   const pb::View before = view_;
   ReturnSamplesFrom(edge + 1);
+  // Where regions may be late, contributions of any round of the view may have been short.
+  const bool any_round = options_.job.sync().slow().policy() == pb::SlowRegions::QUORUM;
   pb::View next =
-      ContinueView(found->second, before, options_.job, edge, digest, facts.short_contributions);
+      ContinueView(found->second, before, options_.job, edge, digest,
+                   any_round ? ledger_->pool()
+                             : PoolAfter(before, options_.job, edge, facts.short_contributions));
   view_ = std::move(next);
   planned_.clear();
   const SamplePool expected(FromProto(view_.returned()), view_.first_sample());

@@ -131,6 +131,7 @@ void Core::TakeFacts(const std::string& region, const pb::RoundReport& report) {
 
 void Core::TakeShort(int64_t round, const RoundFacts& facts) {
   for (const pb::ShortContribution& one : facts.short_contributions) {
+    if (one.late()) Postpone(round, one.region());
     if (one.samples() < 1 || !ledger_->Shorten(round, one.region(), one.samples())) continue;
     const Ledger::Entry* entry = ledger_->Find(round, one.region());
     actions_.records.push_back(SampleRecord{entry->view,
@@ -151,19 +152,55 @@ void Core::TakeShort(int64_t round, const RoundFacts& facts) {
   }
 }
 
+void Core::Postpone(int64_t round, const std::string& region) {
+  if (round >= view_.last_round()) return;
+  AssignThrough(round + 1);
+  if (ledger_->Find(round + 1, region) == nullptr || !ledger_->Postpone(round, region)) return;
+  for (const int64_t at : {round, round + 1}) {
+    const Ledger::Entry* entry = ledger_->Find(at, region);
+    actions_.records.push_back(SampleRecord{
+        entry->view, at, region, entry->samples, entry->state, {}, entry->samples_per_step});
+  }
+  RecordLedger();
+  Event("late", region, round,
+        absl::StrCat("round ", round, " went on without region ", region,
+                     ", which is slower: what it trains counts with round ", round + 1));
+}
+
+void Core::GoesOn(RegionEntry& entry, int64_t round) {
+  entry.holds_since = 0;
+  for (auto& [whom, by] : suspicions_) {
+    const auto said = by.find(entry.name());
+    if (said != by.end() && said->second.round <= round && !said->second.gone) by.erase(said);
+  }
+}
+
 void Core::OnHeardRound(RegionEntry& entry, const pb::RoundReport& report) {
   const int64_t round = report.round();
-  if (ledger_->Find(round, entry.name()) != nullptr) {
+  const Ledger::Entry* part = ledger_->Find(round, entry.name());
+  if (part != nullptr && part->state == SampleState::kDone) {
     if (reports_[round][entry.name()].digest() == report.digest()) return;
     return Wrong(entry,
                  absl::StrCat("region ", entry.name(), " reports two digests for round ", round),
                  round);
   }
-  ledger_->Witness(round, entry.name(), view_.id());
+  if (part == nullptr) {
+    ledger_->Witness(round, entry.name(), view_.id());
+  } else {
+    // Its samples have gone over to the next round.
+    const StatusOr<bool> is_new = ledger_->MarkDone(round, entry.name(), {});
+    CHECK(is_new.ok() && *is_new) << is_new.status();
+  }
   entry.Report(report);
+  GoesOn(entry, round);
   reports_[round][entry.name()] = report;
-  actions_.records.push_back(
-      SampleRecord{view_.id(), round, entry.name(), {}, SampleState::kDone, report, 1});
+  actions_.records.push_back(SampleRecord{ledger_->Find(round, entry.name())->view,
+                                          round,
+                                          entry.name(),
+                                          {},
+                                          SampleState::kDone,
+                                          report,
+                                          1});
   CommitReady();
 }
 
@@ -194,12 +231,7 @@ void Core::OnRoundReport(RegionEntry& entry, const pb::RoundReport& report) {
     return;
   }
   entry.Report(report);
-  // What it waited for has come after all.
-  entry.holds_since = 0;
-  for (auto& [whom, by] : suspicions_) {
-    const auto said = by.find(entry.name());
-    if (said != by.end() && said->second.round <= round && !said->second.gone) by.erase(said);
-  }
+  GoesOn(entry, round);
   reports_[round][entry.name()] = report;
   const Ledger::Entry* mine = ledger_->Find(round, entry.name());
   actions_.records.push_back(SampleRecord{mine->view, round, entry.name(), samples,

@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "orchestrator/core/ledger.h"
 #include "proto/round_plan.h"
 #include "tests/orchestrator/core_driver.h"
 
@@ -134,6 +136,112 @@ TEST_F(CorePace, ANewStartOfASlowRegionBeginsWithAllSteps) {
     }
   }
   EXPECT_THAT(core_.core().DurableState(), Not(HasSubstr(" steps ")));
+}
+
+// sync.slow.policy quorum: what the core makes of a contribution that comes a round later.
+class CoreLate : public testing::Test {
+ protected:
+  static pb::Job Job() {
+    pb::Job job = CoreDriver::TestJob(3, 200);
+    job.mutable_sync()->mutable_slow()->set_policy(pb::SlowRegions::QUORUM);
+    return job;
+  }
+  CoreLate() : core_(Job()) {
+    core_.survives = true;
+    core_.AllReady();
+  }
+  // a and b report a round that c was late for; then c reports that it holds the result.
+  std::string LateIn(int64_t round) {
+    std::string text;
+    for (const char* region : {"a", "b"}) text += core_.Send(region, Late(region, round));
+    pb::LeaderMessage heard = Late("c", round);
+    pb::RoundReport* report = heard.mutable_round();
+    report->set_heard(true);
+    report->clear_first_sample();
+    report->clear_end_sample();
+    report->clear_tokens();
+    return text + core_.Send("c", std::move(heard));
+  }
+  pb::LeaderMessage Late(const std::string& region, int64_t round = 1) {
+    pb::LeaderMessage message = core_.RoundReport(region, round);
+    pb::ShortContribution* one = message.mutable_round()->add_short_contributions();
+    one->set_region("c");
+    one->set_late(true);
+    return message;
+  }
+  std::string Committed() const {
+    std::string text;
+    for (const Record& record : core_.records()) {
+      const auto* sample = std::get_if<SampleRecord>(&record);
+      if (sample == nullptr || sample->state != SampleState::kCommitted) continue;
+      absl::StrAppend(&text, sample->round, sample->region, " ", RangesText(sample->samples), "\n");
+    }
+    return text;
+  }
+
+  CoreDriver core_;
+};
+
+TEST_F(CoreLate, WhatALateRegionHadOfARoundIsCommittedWithTheNext) {
+  const std::string text = LateIn(1);
+  EXPECT_THAT(text, HasSubstr("event late: round 1 went on without region c"));
+  EXPECT_THAT(text, HasSubstr("round 1 loss 2 digest d1"));
+  // Shares were 2, 1, 1 of 4, two steps: c had [6, 8) and would have had [14, 16).
+  core_.Round("a", 2);
+  core_.Round("b", 2);
+  pb::LeaderMessage report = core_.RoundReport("c", 2);
+  report.mutable_round()->set_first_sample(6);
+  report.mutable_round()->set_end_sample(8);
+  EXPECT_THAT(core_.Send("c", std::move(report)), HasSubstr("round 2 loss 2 digest d2"));
+  EXPECT_EQ(Committed(),
+            "1a [0, 4)\n1b [4, 6)\n1c none\n"
+            "2a [8, 12)\n2b [12, 14)\n2c [6, 8)\n");
+  EXPECT_THAT(core_.core().DurableState(), HasSubstr("ledger 3 4 24 [14, 16)"));
+}
+
+TEST_F(CoreLate, ALateRegionTakesWhatItHoldsIntoTheNextView) {
+  LateIn(1);
+  core_.Suspect("a", "b", 2, true);
+  core_.Fenced("a", 2, 1);
+  EXPECT_THAT(core_.Fenced("c", 2, 1), HasSubstr("view 2: round 2 next, 2 members"));
+  const pb::View& view = core_.view("c");
+  ASSERT_EQ(view.members(1).first_samples_size(), 1);
+  EXPECT_EQ(view.members(1).first_samples(0).begin(), 6);
+  EXPECT_EQ(view.members(1).first_samples(0).end(), 8);
+}
+
+TEST_F(CoreLate, ARoundThatOnlyTheDeadHaveIsMadeAgainWithTheLateRegionsPart) {
+  core_.Send("b", Late("b"));
+  core_.Suspect("a", "b", 1, true);
+  core_.Fenced("a", 2, 0);
+  EXPECT_THAT(core_.Fenced("c", 2, 0), HasSubstr("view 2: round 1 next, 2 members"));
+  EXPECT_EQ(core_.view("c").members(1).first_samples(0).begin(), 6);
+  EXPECT_EQ(core_.view("c").members(1).first_samples(0).end(), 8);
+}
+
+TEST_F(CoreLate, WhatIsGivenBackAgainAndAgainComesAgainInAnotherView) {
+  int64_t round = 1;
+  while (round < 199) {
+    std::string text = LateIn(round);
+    // Its part of this round counts with the next.
+    pb::LeaderMessage report = core_.RoundReport("c", round);
+    report.mutable_round()->set_round(round + 1);
+    report.mutable_round()->set_digest(absl::StrCat("d", round + 1));
+    text += core_.Round("a", round + 1) + core_.Round("b", round + 1);
+    text += core_.Send("c", std::move(report));
+    if (absl::StrContains(text, "follows view 1")) break;
+    round += 2;
+  }
+  EXPECT_EQ(round, 65) << "33 ranges";
+}
+
+TEST_F(CoreLate, AnotherStateThanTheOthersIsNoticedOfALateRegionToo) {
+  pb::LeaderMessage heard = Late("c");
+  core_.Send("a", Late("a"));
+  core_.Send("b", Late("b"));
+  heard.mutable_round()->set_heard(true);
+  heard.mutable_round()->set_digest("other");
+  EXPECT_THAT(core_.Send("c", std::move(heard)), HasSubstr("region c is left out"));
 }
 
 }  // namespace

@@ -80,6 +80,21 @@ TEST(Ledger, AShortContributionGivesTheRestBack) {
   EXPECT_TRUE(ledger.MarkDone(1, "a", {Range{0, 2}}).ok());
 }
 
+TEST(Ledger, WhatIsPostponedIsTheNextRoundsAndWhatThatGaveGoesBack) {
+  Ledger ledger(SamplePool(), 1);
+  ledger.Assign({Of("a", 0, 6), Of("b", 6, 12)});
+  ledger.Assign({Of("a", 12, 18), Of("b", 18, 24)});
+  EXPECT_TRUE(ledger.Postpone(1, "b"));
+  EXPECT_FALSE(ledger.Postpone(1, "b")) << "said again";
+  EXPECT_EQ(ledger.pool(), SamplePool({}, 18)) << "[18, 24) is what comes next";
+  EXPECT_TRUE(*ledger.MarkDone(1, "a", {Range{0, 6}}));
+  EXPECT_FALSE(ledger.AllDone(1)) << "b holds the result too";
+  EXPECT_TRUE(*ledger.MarkDone(1, "b", {}));
+  ASSERT_TRUE(ledger.AllDone(1));
+  ledger.Commit();
+  EXPECT_TRUE(*ledger.MarkDone(2, "b", {Range{6, 12}}));
+}
+
 TEST(Ledger, WhoIsExcusedIsNotAwaited) {
   Ledger ledger(SamplePool(), 1);
   ledger.Assign({Of("a", 0, 6), Of("b", 6, 12)});

@@ -162,7 +162,7 @@ TEST(RoundPlan, APlannedViewBeginsWhereTheOneBeforeEnds) {
   planned.clear_first_round();
   const pb::Job job = JobWith(8, 2);
   ASSERT_TRUE(CheckView(planned, job).ok());
-  const pb::View view = ContinueView(planned, before, job, 3, "d3", {});
+  const pb::View view = ContinueView(planned, before, job, 3, "d3", PoolAfter(before, job, 3));
   EXPECT_EQ(view.first_round(), 4);
   EXPECT_EQ(view.first_sample(), 48);
   EXPECT_EQ(view.inner_steps_done(), 6);

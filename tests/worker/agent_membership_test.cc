@@ -2,6 +2,7 @@
 // the simulator's (tests/sim).
 #include <gtest/gtest.h>
 
+#include "base/digest.h"
 #include "worker/agent/agent.h"
 
 namespace atl {
@@ -108,6 +109,39 @@ TEST_F(AgentMembership, ANewcomerThatCannotConnectToAViewThatHasBegunSaysThatItH
   const pb::Heartbeat heartbeat = agent_.Heartbeat("", {}).heartbeat();
   EXPECT_TRUE(heartbeat.holds());
   EXPECT_EQ(heartbeat.view(), 4);
+}
+
+TEST_F(AgentMembership, WhoHasCaughtUpGoesOnWhenAllOthersLeave) {
+  Message(View(4, 3, 0));
+  Message(View(4, 3, 6));
+  ASSERT_TRUE(Answer({}).run->has_reduce());
+  // The round's notes, then its commit; what is next.
+  const auto hear = [&](int64_t round, int64_t next_view, bool oslo_leaves) {
+    pb::RegionAnswer notes;
+    notes.add_notes()->set_next_view(next_view);
+    notes.add_notes()->set_round(round);
+    notes.mutable_notes(1)->set_samples(8);
+    notes.mutable_notes(1)->set_tokens(8);
+    notes.mutable_notes(1)->set_leave(oslo_leaves);
+    EXPECT_TRUE(Answer(notes).run->has_commit());
+    pb::RegionAnswer committed;
+    committed.set_state_round(round);
+    committed.set_digest(Digest{1, 1}.Hex());
+    return Answer(committed);
+  };
+  EXPECT_TRUE(hear(6, 0, false).run->has_reduce());
+  pb::OrchestratorMessage planned = View(5, 4, 0);
+  planned.mutable_view()->mutable_members()->RemoveLast();
+  planned.mutable_view()->mutable_members(0)->set_role(pb::Member::FULL);
+  planned.mutable_view()->mutable_members(0)->set_samples_per_step(4);
+  Message(planned);
+  EXPECT_TRUE(hear(7, 0, false).run->has_prepare_view());
+  pb::RegionAnswer prepared;
+  prepared.set_prepared_view(5);
+  EXPECT_EQ(Answer(prepared).run->reduce().note().next_view(), 5);
+  const AgentActions next = hear(8, 5, true);
+  ASSERT_TRUE(next.run && next.run->has_switch_view());
+  EXPECT_EQ(next.run->switch_view().view().id(), 5);
 }
 
 }  // namespace

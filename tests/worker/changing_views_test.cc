@@ -172,6 +172,8 @@ class ChangingViews : public testing::Test {
     return digests;
   }
 
+  std::vector<std::string> LateRound(int64_t steps_before, bool contributes);
+
   static void ExpectEqual(const std::vector<std::string>& digests) {
     for (const std::string& digest : digests) EXPECT_EQ(digest, digests[0]);
   }
@@ -311,6 +313,85 @@ TEST_F(ChangingViews, TrainingThatWasInterruptedGoesOnToTheSameBits) {
   }
   Well(johor->Do(Reduce(again[0], 1, 1, 1)));
   EXPECT_EQ(DigestOf(Well(johor->Do(Commit(1, 1)))), whole);
+}
+
+// johor trains the first round's steps in two parts, with the round's end between them, or in one
+// before it; oslo goes on without it. The digests after the second round, of johor and oslo.
+std::vector<std::string> ChangingViews::LateRound(int64_t steps_before, bool contributes) {
+  auto johor = Start("johor", 2), oslo = Start("oslo", 1);
+  const std::vector<Part> all = {{johor.get()}, {oslo.get()}};
+  Enter(all, MakeView(all, 1));
+  Well(johor->Do(Train(all[0], 1, 0, steps_before)));
+  Well(oslo->Do(Train(all[1], 1)));
+  const auto part_in = [&](int64_t round, pb::ReduceRound::Mode mode) {
+    for (const auto& answers : All(all, [&](const Part& part) {
+           return Reduce(part, round, round, 2,
+                         part.region == johor.get() ? mode : pb::ReduceRound::CONTRIBUTE);
+         })) {
+      Well(answers);
+    }
+  };
+  part_in(1, pb::ReduceRound::LATE);
+  std::vector<std::string> digests;
+  for (const auto& answers : All(all, [&](const Part& part) {
+         Command command = Commit(1, 1);
+         command.mutable_commit()->set_expected_tokens(2 * command.commit().tokens());
+         command.mutable_commit()->set_keep_training(part.region == johor.get());
+         return command;
+       })) {
+    digests.push_back(DigestOf(Well(answers)));
+  }
+  ExpectEqual(digests);
+  // Between two rounds the trainer holds the outer state.
+  Command evaluate;
+  evaluate.mutable_evaluate()->set_round(1);
+  std::vector<double> losses;
+  for (const auto& answers : All(all, [&](const Part&) { return evaluate; })) {
+    double loss = 0;
+    for (const auto& answer : Well(answers)) loss += answer.loss_sum();
+    losses.push_back(loss);
+  }
+  EXPECT_GT(losses[0], 0);
+  if (steps_before < kSteps) Well(johor->Do(Train(all[0], 1, steps_before)));
+  Well(oslo->Do(Train(all[1], 2)));
+  part_in(2, contributes ? pb::ReduceRound::CONTRIBUTE : pb::ReduceRound::OBSERVE);
+  digests.clear();
+  for (const auto& answers : All(all, [&](const Part&) { return Commit(2, 2); })) {
+    digests.push_back(DigestOf(Well(answers)));
+  }
+  ExpectEqual(digests);
+  return digests;
+}
+
+TEST_F(ChangingViews, WhatALateRegionTrainsOverTheEndOfARoundIsItsContributionToTheNext) {
+  const std::string in_parts = LateRound(1, true)[0];
+  EXPECT_EQ(in_parts, LateRound(kSteps, true)[0]);
+  EXPECT_NE(in_parts, LateRound(1, false)[0]) << "it was in the result";
+}
+
+TEST_F(ChangingViews, TrainingEndsWhenEnoughOthersHaveBegunTheReduction) {
+  auto johor = Start("johor", 2), oslo = Start("oslo", 1), batam = Start("batam", 1);
+  const std::vector<Part> all = {{johor.get()}, {oslo.get()}, {batam.get()}};
+  const std::vector<Part> quick = {{oslo.get()}, {batam.get()}};
+  Enter(all, MakeView(all, 1));
+  All(quick, [&](const Part& part) { return Train(part, 1); });
+  std::thread others([&] {
+    for (const auto& answers : All(quick, [&](const Part& p) { return Reduce(p, 1, 1, 3); })) {
+      Well(answers);
+    }
+  });
+  constexpr int64_t kMany = 100000;
+  Command command = Train(all[0], 1, 0, kMany);
+  command.mutable_train()->set_quorum(2);
+  command.mutable_train()->set_position(1);
+  const Answers answers = Well(johor->Do(command));
+  for (const auto& answer : answers) {
+    EXPECT_TRUE(answer.quorum());
+    EXPECT_LT(answer.steps(), kMany);
+    EXPECT_EQ(answer.steps(), answers[0].steps());
+  }
+  Well(johor->Do(Reduce(all[0], 1, 1, 3, pb::ReduceRound::LATE)));
+  others.join();
 }
 
 TEST_F(ChangingViews, AnInterruptEndsTrainingAfterAStepOnAllRanks) {

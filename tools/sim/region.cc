@@ -327,6 +327,7 @@ void Region::RunSwitch(const pb::SwitchView& command) {
     if (fetch && memory_.has_state) {
       stale_ = {memory_.round, memory_.digest};
       memory_.has_state = false;
+      memory_.carries = false;
     }
     memory_.view = view.id();
     bool observers = false;
@@ -381,10 +382,16 @@ void Region::RunTrain(const pb::TrainRound& command) {
       world_->promises().Break("P4", absl::StrCat(name_, " trains round ", command.round(),
                                                   " again, though it holds what it trained"));
     }
+    if (memory_.training == command.round() && memory_.carries) {
+      world_->promises().Break("P4", absl::StrCat(name_, " forgets what it holds for round ",
+                                                  command.round(), " though it was late"));
+    }
     memory_.training = command.round();
     memory_.trained.clear();
     memory_.trained_on = memory_.digest;
+    memory_.carries = false;
   }
+  if (memory_.carries) world_->Count("a late region trained on");
   if (!memory_.has_state || memory_.training != command.round() ||
       command.round() != memory_.round + 1) {
     world_->promises().Break("model", absl::StrCat(name_, " is to train round ", command.round(),
@@ -403,7 +410,10 @@ void Region::StepDone(int64_t step) {
     }
   }
   const int64_t done = step + 1;
-  const bool enough = done >= train.steps() || (interrupt_ && done > train.first_step());
+  const bool more = done < train.steps() && done > train.first_step();
+  const bool quorum = more && train.quorum() > 0 &&
+                      world_->sea().Begun(memory_.view, train.position()) >= train.quorum();
+  const bool enough = done >= train.steps() || (more && (interrupt_ || quorum));
   if (!enough) {
     return Later(world_->settings().step_seconds * slow_ * world_->dice().Uniform(0.9, 1.2),
                  [this, n = command_number_, done] {
@@ -412,6 +422,7 @@ void Region::StepDone(int64_t step) {
   }
   pb::RegionAnswer answer;
   answer.set_steps(done);
+  answer.set_quorum(quorum);
   answer.set_tokens((done - train.first_step()) * per_step *
                     world_->job().data().sequence_length());
   answer.set_loss_sum(2.0 * static_cast<double>(answer.tokens()));
@@ -421,7 +432,8 @@ void Region::StepDone(int64_t step) {
 void Region::RunReduce(const pb::ReduceRound& command) {
   Contribution contribution;
   if (command.mode() == pb::ReduceRound::CONTRIBUTE) {
-    if (memory_.training != command.round() || memory_.trained_on != memory_.digest ||
+    const std::string& on = memory_.carries ? memory_.before : memory_.digest;
+    if (memory_.training != command.round() || memory_.trained_on != on ||
         SizeOf(memory_.trained) != command.note().samples()) {
       world_->promises().Break(
           "P4", absl::StrCat(name_, " is to contribute ", command.note().samples(),
@@ -431,7 +443,14 @@ void Region::RunReduce(const pb::ReduceRound& command) {
     contribution.bits = Mix(Bits(memory_.trained_on), BitsOf(memory_.trained));
     contribution.tokens = command.note().tokens();
     contribution.samples = memory_.trained;
+    if (memory_.carries) CountCarried(command);
   }
+  if (command.mode() == pb::ReduceRound::LATE &&
+      (memory_.training != command.round() || memory_.trained.empty() || memory_.carries)) {
+    world_->promises().Break("P4", absl::StrCat(name_, " is late in round ", command.round(),
+                                                " with nothing, or for the second time"));
+  }
+  last_reduction_late_ = command.mode() == pb::ReduceRound::LATE;
   if (command.mode() == pb::ReduceRound::GIVE &&
       (memory_.kept == nullptr || memory_.kept->round != command.round())) {
     world_->promises().Break("P4", absl::StrCat(name_, " is to give the result of round ",
@@ -456,6 +475,15 @@ void Region::OnReduced(ResultPtr result, const std::vector<pb::RoundNote>& notes
   });
 }
 
+void Region::CountCarried(const pb::ReduceRound& command) {
+  if (memory_.carried_in != memory_.view) world_->Count("a late contribution survived a fence");
+  const pb::View& view = agent_->view();
+  const int self = MemberOf(view, name_);
+  if (command.note().samples() < PlannedSamples(view, world_->job(), self, command.round())) {
+    world_->Count("a late contribution was short");
+  }
+}
+
 bool Region::ApplyResult(const Result& result) {
   if (result.round != memory_.round + 1) {
     world_->promises().Break("model", absl::StrCat(name_, " at round ", memory_.round,
@@ -463,6 +491,7 @@ bool Region::ApplyResult(const Result& result) {
     return false;
   }
   const std::string parent = memory_.digest;
+  memory_.before = parent;
   uint64_t bits = Mix(Bits(parent), result.sum);
   bits = Mix(bits, static_cast<uint64_t>(result.tokens) * 1000003 +
                        static_cast<uint64_t>(result.expected_tokens));
@@ -513,6 +542,17 @@ void Region::RunCommit(const pb::CommitRound& command) {
       }
     } else {
       if (!ApplyResult(*result)) return;
+      memory_.carries = command.keep_training();
+      if (command.keep_training()) {
+        if (memory_.training != memory_.round) {
+          world_->promises().Break(
+              "model", absl::StrCat(name_, " keeps what it trained for round ", memory_.training,
+                                    " past round ", memory_.round));
+        }
+        if (!last_reduction_late_) world_->Count("late, then taken");
+        memory_.training = memory_.round + 1;
+        memory_.carried_in = memory_.view;
+      }
       if (memory_.round == memory_.serves_round) memory_.served = {memory_.round, memory_.digest};
     }
     answer.set_state_round(memory_.has_state ? memory_.round : 0);

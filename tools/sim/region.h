@@ -62,6 +62,9 @@ class Region {
     int64_t training = 0;  // round of what follows
     std::vector<Range> trained;
     std::string trained_on;
+    std::string before;      // the state that the newest result was applied to
+    bool carries = false;    // what is trained is relative to `before`, not to the present state
+    int64_t carried_in = 0;  // the view in which that began
     bool observes = false;
     std::vector<ResultPtr> heard;  // by an observer that has no state yet
     std::optional<std::pair<int64_t, std::string>> fetched;
@@ -96,6 +99,7 @@ class Region {
   void RunSave(const pb::SaveCheckpoint& command);
   void AwaitWritten(int64_t command_number);
   pb::CheckpointOnDisk Write();
+  void CountCarried(const pb::ReduceRound& command);
   bool ApplyResult(const Result& result);
   void BeginFetch();
   void EndFetch();
@@ -112,6 +116,7 @@ class Region {
   double paused_until_ = 0;
   double slow_ = 1;
   bool damage_ = false;
+  bool last_reduction_late_ = false;
   double lease_seconds_ = 0;
   std::vector<pb::CheckpointOnDisk> disk_;
   std::deque<pb::CheckpointOnDisk> unwritten_;  // saves under way behind training

@@ -37,6 +37,7 @@ void Sea::BeginJoin(int region, const pb::View& view) {
       (void)absl::SimpleAtoi(parts.at(1), &life);
       group.members.push_back(world_->IndexOf(member.region()));
       group.lives.push_back(life / 1000);
+      if (member.role() == pb::Member::FULL) group.full.insert(group.members.back());
     }
   }
   group.begun.insert(region);
@@ -141,6 +142,17 @@ void Sea::EndAt(const Key& key, int region) {
   part.ended = true;
   under_way_.erase(mine);
   world_->region(region).OnReduced(found->second.result, found->second.notes);
+}
+
+int Sea::Begun(int64_t view, int64_t position) const {
+  const auto operation = operations_.find({view, position});
+  const auto group = groups_.find(view);
+  if (operation == operations_.end() || group == groups_.end()) return 0;
+  int begun = 0;
+  for (const auto& [member, part] : operation->second.parts) {
+    begun += group->second.full.contains(member) ? 1 : 0;
+  }
+  return begun;
 }
 
 void Sea::GiveUp(int region) {

@@ -53,12 +53,15 @@ class Sea {
   void Begin(int region, int64_t view, const pb::ReduceRound& command,
              const Contribution& contribution, ResultPtr given);
   // The member gives up: so do the others, but for those that have ended it.
+  // Full members that have begun the reduction at this place of the view.
+  int Begun(int64_t view, int64_t position) const;
   void GiveUp(int region);
   // Looks after whoever waits: silent, gone peers.
   void Watch();
 
  private:
   struct Group {
+    std::set<int> full;
     std::vector<int> members;
     std::vector<int64_t> lives;  // of the gateways
     std::set<int> begun;

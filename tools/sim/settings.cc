@@ -40,6 +40,7 @@ void DrawSlowness(Settings* settings) {
   Settings& s = *settings;
   Dice dice(DeriveSeed(s.seed, "sim:slowness"));
   s.slow_policy = static_cast<int>(dice.Below(pb::SlowRegions::Policy_ARRAYSIZE));
+  if (dice.Chance(0.5)) s.quorum = static_cast<int>(dice.Between(1, s.regions));
   if (s.slow_policy == pb::SlowRegions::WAIT || dice.Chance(0.2)) return;
   s.slow_regions = static_cast<int>(dice.Between(1, std::max(1, s.regions - 1)));
   s.slow_factor = dice.Uniform(1.2, 6);
@@ -103,8 +104,8 @@ StatusOr<Settings> ParseScenario(const std::string& text) {
                                                     {"save_every", &s.save_every},
                                                     {"evaluate_every", &s.evaluate_every}};
     const std::map<std::string, int*> counts = {
-        {"regions", &s.regions}, {"absent", &s.absent}, {"faults", &s.faults},
-        {"slow_policy", &s.slow_policy}, {"slow_regions", &s.slow_regions}};
+        {"regions", &s.regions},         {"absent", &s.absent}, {"faults", &s.faults},
+        {"slow_policy", &s.slow_policy}, {"quorum", &s.quorum}, {"slow_regions", &s.slow_regions}};
     bool ok = words.size() == 2;
     if (!ok) return wrong("a setting reads \"NAME VALUE\"");
     if (const auto real = reals.find(words[0]); real != reals.end()) {
@@ -120,8 +121,8 @@ StatusOr<Settings> ParseScenario(const std::string& text) {
     }
     if (!ok) return wrong("not a number that it may have");
   }
-  if (!pb::SlowRegions::Policy_IsValid(s.slow_policy) || s.slow_regions > s.regions ||
-      s.slow_factor <= 0) {
+  if (s.quorum < 0 || !pb::SlowRegions::Policy_IsValid(s.slow_policy) ||
+      s.slow_regions > s.regions || s.slow_factor <= 0) {
     return UsageError("the scenario's slow_policy, slow_regions or slow_factor is none");
   }
   if (s.regions < 1 || s.regions > 4096 || s.rounds < 1 || s.inner_steps < 1 ||

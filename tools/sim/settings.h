@@ -43,6 +43,7 @@ struct Settings {
   int faults = 0;
   double fault_seconds = 60;  // they begin within so long
   int slow_policy = 0;        // SlowRegions.Policy
+  int quorum = 0;             // SlowRegions.quorum
   int slow_regions = 0;       // the first so many are slow
   double slow_factor = 3;
   double slow_seconds = 1e9;  // for so long

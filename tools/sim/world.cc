@@ -32,6 +32,7 @@ pb::Job JobOf(const Settings& settings) {
   job.mutable_checkpoint()->set_keep(3);
   job.mutable_sync()->mutable_slow()->set_policy(
       static_cast<pb::SlowRegions::Policy>(settings.slow_policy));
+  job.mutable_sync()->mutable_slow()->set_quorum(settings.quorum);
   for (int i = 0; i < settings.regions; ++i) job.add_regions()->set_name(NameOf(i));
   return job;
 }

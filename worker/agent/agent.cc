@@ -195,6 +195,8 @@ void Agent::Enter(const pb::View& view, AgentActions* actions) {
   has_state_ = false;
   begun_ = broken_ = handed_ = left_round_ = stopping_ = false;
   steps_done_ = position_ = 0;
+  ForgetLateness();
+  carries_late_ = false;
   short_.Clear();
   actions->say.push_back(absl::StrCat("view ", view.id(), ": ", view.members_size(), " regions, ",
                                       view.lanes(), " lanes, round ", view.first_round(), " next"));
@@ -380,9 +382,15 @@ void Agent::Handle(const std::vector<pb::RegionAnswer>& answers, double now,
     case State::kTraining:
       return AfterTrain(answers, now, actions);
     case State::kReducing:
-      return mode_ == pb::ReduceRound::CONTRIBUTE ? AfterReduce(answers, now, actions)
-             : mode_ == pb::ReduceRound::OBSERVE  ? AfterObserve(answers, actions)
-                                                  : AfterHanding(answers, now, actions);
+      switch (mode_) {
+        case pb::ReduceRound::CONTRIBUTE:
+        case pb::ReduceRound::LATE:
+          return AfterReduce(answers, now, actions);
+        case pb::ReduceRound::OBSERVE:
+          return AfterObserve(answers, actions);
+        default:
+          return AfterHanding(answers, now, actions);
+      }
     case State::kCommitting:
       return mode_ == pb::ReduceRound::OBSERVE && Observes()
                  ? AfterObservedCommit(answers, now, actions)

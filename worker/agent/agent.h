@@ -27,6 +27,11 @@
 // agent.cc has the messages, agent_round.cc what a round does, agent_view.cc how views change
 // (docs/protocols/membership.md). Where AgentOptions.survives is false, views do not change.
 //
+// Where the job goes on without slow regions (sync.slow.policy quorum), TrainRound also ends when
+// so many members have begun the reduction. Then this region takes part with nothing (LATE),
+// commits the round and goes on training what it has, a contribution to the next round now; or, if
+// somebody was late in the round before, contributes what it has.
+//
 // Invariants: a steady view needs no word from the orchestrator between kTraining and kLeaving; a
 // stop (the orchestrator's, or a signal where views do not change) takes effect only through the
 // notes of a round, so that all regions stop after the same one. After Fenced{f} nothing is
@@ -160,11 +165,18 @@ class Agent {
   bool SaveOrEvaluate(AgentActions* actions);
   void BeginRound(double now);
   void Train(double now, AgentActions* actions);
-  void Reduce(double now, AgentActions* actions);
+  void Reduce(pb::ReduceRound::Mode mode, double now, AgentActions* actions);
   void Leave(double now, AgentActions* actions);
   void AfterTrain(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterReduce(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void ReadNotes(const std::vector<pb::RoundNote>& notes);
+  // What member `i` says of its contribution.
+  void ReadContribution(int i, const pb::RoundNote& note, bool was_late);
+  // Contributions that are enough for a round; 0: all.
+  int Quorum() const;
+  bool MayBeLate() const;
+  // Another view: what it says of late members and parts of rounds begins anew.
+  void ForgetLateness();
   // The round that is committed now, in which this region had no part.
   void ReportHeard(double now, AgentActions* actions);
   void ReportCommitted(const std::vector<pb::RegionAnswer>& answers, double now,
@@ -193,6 +205,8 @@ class Agent {
   void SwitchTo(const pb::View& view, AgentActions* actions);
   void RunReduction(pb::ReduceRound::Mode mode, int64_t round, AgentActions* actions);
   void AfterSwitch(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
+  // What was trained for the round that is taken now is this region's part of the one after it.
+  bool TrainedForNext() const;
   void AfterHanding(const std::vector<pb::RegionAnswer>& answers, double now,
                     AgentActions* actions);
   void AfterObserve(const std::vector<pb::RegionAnswer>& answers, AgentActions* actions);
@@ -238,6 +252,9 @@ class Agent {
   RoundPlan plan_;          // of round committed_ + 1, once it has begun
   int64_t steps_done_ = 0;  // of it
   bool begun_ = false;
+  // A reduction was begun with it. Somebody may know what was in it: it stays as it is, though that
+  // one was cut short and there would be time to train.
+  bool offered_ = false;
   pb::RoundReport report_;  // of round committed_ + 1, filled in as it goes
   pb::RoundReport heard_;   // of the newest round in which this region had no part
   std::string digest_;      // of the outer state now
@@ -268,6 +285,11 @@ class Agent {
   int64_t result_expected_ = 0;
   int64_t edge_view_ = 0;             // the notes of the round agree on it
   ShortContributions short_;          // of the newest round that was reduced in view_
+  std::vector<PartOfRound> parts_;    // of all rounds of view_, where less than the plan's counts
+  std::set<std::string> late_;        // members that were late in the newest round of view_
+  bool quorum_begun_ = false;         // the others have begun; inner steps were ended for that
+  bool keeps_training_ = false;       // the commit under way leaves what was trained as it is
+  bool carries_late_ = false;         // plan_ is of the round before, which went on without us
   std::vector<std::string> leaving_;  // likewise
   std::set<std::string> suspected_;   // in this round
   std::vector<pb::RoundNote> notes_;  // of the round that is being committed

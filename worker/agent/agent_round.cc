@@ -1,5 +1,6 @@
 // A round, as the leader sees it: what is due next, and what the answers mean.
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "worker/agent/agent.h"
@@ -47,12 +48,15 @@ void Agent::Next(double now, AgentActions* actions) {
     BeginRound(now);
   }
   const bool cut = leave_wanted_ && !leave_after_round_ && steps_done_ > 0;
-  if (steps_done_ < plan_.inner_steps && !cut) return Train(now, actions);
+  const bool awaited = quorum_begun_ && steps_done_ > 0 && !Held();
+  const bool trained = steps_done_ >= plan_.inner_steps || offered_;
+  if (!trained && !cut && !awaited) return Train(now, actions);
   if (Held()) {
     state_ = State::kHolding;
     return;
   }
-  Reduce(now, actions);
+  const bool late = !trained && !cut && MayBeLate();
+  Reduce(late ? pb::ReduceRound::LATE : pb::ReduceRound::CONTRIBUTE, now, actions);
 }
 
 bool Agent::Finished() const {
@@ -66,7 +70,7 @@ bool Agent::SaveOrEvaluate(AgentActions* actions) {
   const auto due = [&](int64_t every) { return every > 0 && committed_ % every == 0; };
   if (Observes()) return false;
   if (!saved_ && (last || due(job_.checkpoint().every()))) {
-    const SamplePool pool = PoolAfter(view_, job_, committed_, short_);
+    const SamplePool pool = PoolAfterParts(view_, job_, committed_, parts_);
     pb::RegionCommand command;
     command.mutable_save()->set_round(committed_);
     command.mutable_save()->set_digest(digest_);
@@ -89,6 +93,7 @@ bool Agent::SaveOrEvaluate(AgentActions* actions) {
 
 void Agent::BeginRound(double now) {
   begun_ = true;
+  offered_ = false;
   steps_done_ = 0;
   round_ = committed_ + 1;
   round_started_at_ = now;
@@ -108,7 +113,35 @@ void Agent::Train(double now, AgentActions* actions) {
   command.mutable_train()->set_steps(leaves ? steps_done_ + 1 : plan_.inner_steps);
   ToProto(Prefix(plan_.samples, command.train().steps() * plan_.samples_per_step),
           command.mutable_train()->mutable_samples());
+  quorum_begun_ = false;
+  const bool in_view = !next_view_ && !Held() && view_.first_round() > 0;
+  if (in_view && !leave_wanted_) {
+    command.mutable_train()->set_quorum(Quorum());
+    command.mutable_train()->set_position(position_ + 1);
+  }
   Run(State::kTraining, std::move(command), actions);
+}
+
+int Agent::Quorum() const {
+  const pb::SlowRegions& slow = job_.sync().slow();
+  if (!options_.survives || slow.policy() != pb::SlowRegions::QUORUM) return 0;
+  int full = 0;
+  for (const pb::Member& member : view_.members()) full += IsFull(member) ? 1 : 0;
+  const int64_t enough = slow.quorum() > 0 ? slow.quorum() : full - 1;
+  return enough >= 1 && enough < full ? static_cast<int>(enough) : 0;
+}
+
+// Late once, then never again before it has contributed; and every second round has nobody late, so
+// that there is an edge.
+bool Agent::MayBeLate() const {
+  return !carries_late_ && late_.empty() && round_ < view_.last_round() && !stop_reason_ &&
+         !leave_wanted_;
+}
+
+void Agent::ForgetLateness() {
+  parts_.clear();
+  late_.clear();
+  quorum_begun_ = keeps_training_ = false;
 }
 
 void Agent::AfterTrain(const std::vector<pb::RegionAnswer>& answers, double now,
@@ -120,14 +153,16 @@ void Agent::AfterTrain(const std::vector<pb::RegionAnswer>& answers, double now,
   report_.set_train_seconds(report_.train_seconds() + now - train_started_at_);
   report_.set_gradient_norm(answers.front().gradient_norm());
   report_.set_learning_rate(answers.front().learning_rate());
+  quorum_begun_ = answers.front().quorum();
   steps_done_ = options_.survives ? answers.front().steps() : plan_.inner_steps;
   Next(now, actions);
 }
 
-void Agent::Reduce(double now, AgentActions* actions) {
+void Agent::Reduce(pb::ReduceRound::Mode mode, double now, AgentActions* actions) {
   reduce_started_at_ = now;
   suspected_.clear();
-  RunReduction(pb::ReduceRound::CONTRIBUTE, round_, actions);
+  offered_ = mode == pb::ReduceRound::CONTRIBUTE;
+  RunReduction(mode, round_, actions);
 }
 
 void Agent::RunReduction(pb::ReduceRound::Mode mode, int64_t round, AgentActions* actions) {
@@ -144,6 +179,7 @@ void Agent::RunReduction(pb::ReduceRound::Mode mode, int64_t round, AgentActions
     note->set_samples(steps_done_ * plan_.samples_per_step);
     note->set_leave(leave_wanted_);
   }
+  note->set_late(mode == pb::ReduceRound::LATE);
   note->set_round(round);
   note->set_stop(stop_reason_.has_value());
   // An observer that does not know the view's samples could not follow the planned one.
@@ -155,7 +191,32 @@ void Agent::RunReduction(pb::ReduceRound::Mode mode, int64_t round, AgentActions
 }
 
 // What all members read alike: who contributed less, who goes, whether this is the edge.
+void Agent::ReadContribution(int i, const pb::RoundNote& note, bool was_late) {
+  const std::string& region = view_.members(i).region();
+  // An observer that does not know what was planned says of each what it was.
+  const bool unknown = view_.first_round() == 0;
+  // What a member was given for the round before, if it was late then.
+  const int64_t given_for = round_ - (was_late ? 1 : 0);
+  const bool less =
+      unknown || note.late() || note.samples() < PlannedSamples(view_, job_, i, given_for);
+  if (was_late) {
+    for (PartOfRound& part : parts_) {
+      if (part.region == region && part.round == given_for) part.samples = note.samples();
+    }
+    parts_.push_back({round_, region, 0});
+  } else if (less) {
+    parts_.push_back({round_, region, note.samples()});
+  }
+  if (note.late()) late_.insert(region);
+  if (!less) return;
+  pb::ShortContribution* one = short_.Add();
+  one->set_region(region);
+  one->set_samples(note.samples());
+  one->set_late(note.late());
+}
+
 void Agent::ReadNotes(const std::vector<pb::RoundNote>& notes) {
+  const std::set<std::string> were_late = std::exchange(late_, {});
   short_.Clear();
   leaving_.clear();
   result_tokens_ = 0;
@@ -174,36 +235,36 @@ void Agent::ReadNotes(const std::vector<pb::RoundNote>& notes) {
     }
     if (!IsFull(member)) continue;
     all_leave = all_leave && note.leave();
-    // An observer that does not know what was planned says of each what it was.
-    if (view_.first_round() == 0 || note.samples() < PlannedSamples(view_, job_, i, round_)) {
-      pb::ShortContribution* one = short_.Add();
-      one->set_region(member.region());
-      one->set_samples(note.samples());
-    }
+    ReadContribution(i, note, were_late.contains(member.region()));
   }
   result_expected_ = view_.first_round() > 0 && round_ >= view_.first_round()
                          ? PlannedSamples(view_, job_, round_) * job_.data().sequence_length()
                          : PlannedSamples(view_, job_, -1) * job_.data().sequence_length();
   edge_view_ = 0;
   const auto planned = planned_.find(next);
-  if (planned != planned_.end() && round_ < view_.last_round()) {
+  // Who is late holds samples that the next view could not know of.
+  if (planned != planned_.end() && round_ < view_.last_round() && late_.empty()) {
     edge_view_ = next;
     for (const std::string& region : leaving_) {
       if (MemberOf(planned->second, region) >= 0) edge_view_ = 0;
     }
   }
-  if (options_.survives && !notes.empty() && all_leave) stopping_ = true;
+  // Unless another one has caught up by now, and goes on in the view that follows.
+  if (options_.survives && !notes.empty() && all_leave && edge_view_ == 0) stopping_ = true;
 }
 
 void Agent::AfterReduce(const std::vector<pb::RegionAnswer>& answers, double now,
                         AgentActions* actions) {
   ++position_;
+  quorum_begun_ = false;
   report_.set_wan_seconds(report_.wan_seconds() + now - reduce_started_at_);
   for (const pb::RegionAnswer& answer : answers) {
     report_.set_wan_bytes_sent(report_.wan_bytes_sent() + answer.wan_bytes_sent());
   }
   ReadNotes(NotesOf(answers));
+  keeps_training_ = mode_ == pb::ReduceRound::LATE;
   pb::RegionCommand command;
+  command.mutable_commit()->set_keep_training(keeps_training_);
   command.mutable_commit()->set_round(round_);
   command.mutable_commit()->set_tokens(result_tokens_);
   command.mutable_commit()->set_expected_tokens(result_expected_);
@@ -231,14 +292,20 @@ void Agent::AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now
     return Fail(std::string(digest.status().message()), ExitCode::kFailed, "", now, actions);
   digest_ = *digest;
   committed_ = round_;
-  const bool had_part = report_.round() == round_ && report_.tokens() > 0;
+  const bool keeps = std::exchange(keeps_training_, false);
+  const bool had_part = report_.round() == round_ && report_.tokens() > 0 && !keeps;
   if (!had_part) {
     ReportHeard(now, actions);
   } else {
     ReportCommitted(answers, now, actions);
   }
   saved_ = evaluated_ = false;
-  begun_ = false;
+  begun_ = carries_late_ = keeps;
+  if (keeps) {
+    round_ = plan_.round = committed_ + 1;
+    report_.set_round(round_);
+    round_started_at_ = now;
+  }
   suspected_.clear();
   left_round_ =
       std::find(leaving_.begin(), leaving_.end(), options_.hello.region()) != leaving_.end();
@@ -277,7 +344,7 @@ void Agent::ReportCommitted(const std::vector<pb::RegionAnswer>& answers, double
 // are kept, and the next save comes. The one that the job or this region ends with must not fail.
 void Agent::AfterSave(const std::vector<pb::RegionAnswer>& answers, double now,
                       AgentActions* actions) {
-  const SamplePool pool = PoolAfter(view_, job_, committed_, short_);
+  const SamplePool pool = PoolAfterParts(view_, job_, committed_, parts_);
   pb::CheckpointReport report;
   report.set_view(view_.id());
   auto* checkpoint = report.mutable_checkpoint();

@@ -177,7 +177,7 @@ void Agent::ListMemory() {
       ready_.mutable_checkpoints()->DeleteSubrange(i, 1);
     }
   }
-  const SamplePool pool = PoolAfter(view_, job_, committed_, short_);
+  const SamplePool pool = PoolAfterParts(view_, job_, committed_, parts_);
   pb::CheckpointOnDisk* memory = ready_.add_checkpoints();
   memory->set_round(committed_);
   memory->set_digest(digest_);
@@ -195,7 +195,8 @@ void Agent::Rejoin(double now, AgentActions* actions) {
   view_.Clear();
   next_view_.reset();
   planned_.clear();
-  has_state_ = begun_ = broken_ = handed_ = caught_up_ = heard_any_ = false;
+  has_state_ = begun_ = broken_ = handed_ = caught_up_ = heard_any_ = carries_late_ = false;
+  ForgetLateness();
   saved_ = true;
   steps_done_ = position_ = 0;
   round_ = committed_ = 0;
@@ -269,7 +270,7 @@ bool Agent::ChangeView(double now, AgentActions* actions) {
     }
     // Inner steps go on while connections are made; nothing waits for this region meanwhile.
     const bool may_train = full && next.take_round() == 0 && has_state_ && !Finished() && begun_ &&
-                           steps_done_ < plan_.inner_steps && !leave_wanted_;
+                           steps_done_ < plan_.inner_steps && !offered_ && !leave_wanted_;
     if (!may_train) {
       SwitchTo(next, actions);
       return true;
@@ -337,6 +338,7 @@ void Agent::AfterSwitch(const std::vector<pb::RegionAnswer>& answers, double now
     position_ = 0;
     handed_ = broken_ = false;
     short_.Clear();
+    ForgetLateness();
     for (auto at = planned_.begin(); at != planned_.end();) {
       at = at->second.after() == view_.id() ? std::next(at) : planned_.erase(at);
     }
@@ -350,7 +352,7 @@ void Agent::AfterSwitch(const std::vector<pb::RegionAnswer>& answers, double now
           PlanRound(view_, job_, MemberOf(view_, options_.hello.region()), round_);
       if (Prefix(plan.samples, steps_done_ * plan.samples_per_step) !=
           Prefix(plan_.samples, steps_done_ * plan_.samples_per_step)) {
-        begun_ = false;
+        begun_ = carries_late_ = false;
       } else {
         plan_ = plan;
       }
@@ -360,8 +362,21 @@ void Agent::AfterSwitch(const std::vector<pb::RegionAnswer>& answers, double now
 }
 
 void Agent::TakeEdge() {
-  next_view_ = ContinueView(planned_.at(edge_view_), view_, job_, committed_, digest_, short_);
+  next_view_ = ContinueView(planned_.at(edge_view_), view_, job_, committed_, digest_,
+                            PoolAfterParts(view_, job_, committed_, parts_));
   planned_.clear();
+}
+
+bool Agent::TrainedForNext() const {
+  const int64_t next = view_.first_round();
+  if (!begun_ || steps_done_ == 0 || !view_.carried() || next != committed_ + 2 ||
+      next > view_.last_round()) {
+    return false;
+  }
+  const RoundPlan plan = PlanRound(view_, job_, MemberOf(view_, options_.hello.region()), next);
+  const int64_t samples = steps_done_ * plan_.samples_per_step;
+  return plan.samples_per_step == plan_.samples_per_step &&
+         Prefix(plan.samples, samples) == Prefix(plan_.samples, samples);
 }
 
 void Agent::AfterHanding(const std::vector<pb::RegionAnswer>& answers, double now,
@@ -376,7 +391,10 @@ void Agent::AfterHanding(const std::vector<pb::RegionAnswer>& answers, double no
   result_tokens_ = view_.take_tokens();
   result_expected_ = view_.take_expected_tokens();
   if (Observes() && !has_state_) return Next(now, actions);
+  // It was to be late in that round, whose result the others have.
+  keeps_training_ = TrainedForNext();
   pb::RegionCommand command;
+  command.mutable_commit()->set_keep_training(keeps_training_);
   command.mutable_commit()->set_round(round_);
   command.mutable_commit()->set_tokens(result_tokens_);
   command.mutable_commit()->set_expected_tokens(result_expected_);

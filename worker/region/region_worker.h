@@ -123,6 +123,8 @@ class RegionWorker {
   std::vector<pb::WanLink> OwnLinks() const;
 
   Status Train(const pb::TrainRound& command, pb::RegionAnswer* answer);
+  // So many members as the command says have begun the reduction after these inner steps.
+  StatusOr<bool> QuorumHasBegun(const pb::TrainRound& command);
   Status Reduce(const pb::ReduceRound& command, pb::RegionAnswer* answer);
   Status Commit(const pb::CommitRound& command, pb::RegionAnswer* answer);
   Status Evaluate(pb::RegionAnswer* answer);

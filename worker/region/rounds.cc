@@ -29,18 +29,42 @@ Status RegionWorker::Train(const pb::TrainRound& command, pb::RegionAnswer* answ
     return absl::InternalError(absl::StrCat("round ", part.round, ": ", part.samples.size(),
                                             " samples for ", part.steps, " steps"));
   }
-  part.go_on = [this]() -> StatusOr<bool> {
+  bool quorum = false;
+  part.go_on = [&]() -> StatusOr<bool> {
+    if (command.quorum() > 0) {
+      ASSIGN_OR_RETURN(quorum, QuorumHasBegun(command));
+      if (quorum) return false;
+    }
     std::string stop = Interrupted() ? "x" : "";
     if (control_->size() > 1) RETURN_IF_ERROR(control_->Broadcast(&stop, 0));
     return stop.empty();
   };
   ASSIGN_OR_RETURN(const TrainResult result, replica_->method->Train(part));
   answer->set_steps(result.steps);
+  answer->set_quorum(quorum);
   answer->set_loss_sum(result.loss_sum);
   answer->set_tokens(result.tokens);
   answer->set_gradient_norm(result.gradient_norm);
   answer->set_learning_rate(result.learning_rate);
   return OkStatus();
+}
+
+// Of the lanes that each rank carries, all ranks tell one another: any of them will do.
+StatusOr<bool> RegionWorker::QuorumHasBegun(const pb::TrainRound& command) {
+  int64_t begun = 0;
+  const Range own =
+      replica_->lanes->LanesOfWorker(replica_->tensors->rank(), replica_->tensors->size());
+  if (own.begin < own.end) {
+    for (const MemberIndex member :
+         wan_->Announced(ViewId{view_.id()}, LaneId{static_cast<int>(own.begin)},
+                         static_cast<uint64_t>(command.position()))) {
+      begun += view_.members(static_cast<int>(member.value)).role() == pb::Member::FULL ? 1 : 0;
+    }
+  }
+  const std::string mine = begun >= command.quorum() ? "x" : "";
+  if (control_->size() == 1) return !mine.empty();
+  ASSIGN_OR_RETURN(const std::vector<std::string> all, control_->AllGatherBytes(mine));
+  return std::any_of(all.begin(), all.end(), [](const std::string& one) { return !one.empty(); });
 }
 
 Status RegionWorker::Reduce(const pb::ReduceRound& command, pb::RegionAnswer* answer) {
@@ -87,6 +111,7 @@ Status RegionWorker::Commit(const pb::CommitRound& command, pb::RegionAnswer* an
                                             command.expected_tokens()));
   }
   if (following_ != nullptr) return CommitHeard(command, answer);
+  if (command.keep_training()) RETURN_IF_ERROR(replica_->method->SetAside());
   RETURN_IF_ERROR(
       replica_->method->Commit(command.round(), command.tokens(), command.expected_tokens()));
   state_round_ = command.round();

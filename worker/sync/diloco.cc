@@ -6,9 +6,12 @@
 //           of the round; all-reduced in a copy
 //   Commit  sum / (all tokens / expected tokens) = mean weighted by tokens; outer step on the lane;
 //           the region gathers the lanes
+//   Late    (SetAside, then Commit) what was trained is kept beside, with the outer parameters that
+//           it began from, until Train goes on with it; the next contribution is their difference
 //
 // Invariant: between Commit and the next Train the trainer's parameters are the outer parameters.
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "worker/inner/learning_rate.h"
@@ -36,6 +39,7 @@ class Diloco : public SyncMethod {
     }
     residuals_ = MakeResiduals(context_);
     trained_ = 0;
+    ForgetLate();
     return OkStatus();
   }
 
@@ -45,6 +49,7 @@ class Diloco : public SyncMethod {
     const int64_t total_steps = TotalInnerSteps(*context_.job);
     const int64_t before = InnerStepsBefore(part.round);
     if (part.first_step == 0 && trained_ > 0) RETURN_IF_ERROR(Restore());
+    if (is_aside_) RETURN_IF_ERROR(TakeBack());
     if (part.first_step != trained_) {
       return absl::InternalError(absl::StrCat("step ", part.first_step, " of round ", part.round,
                                               " was asked for after ", trained_, " steps"));
@@ -89,16 +94,26 @@ class Diloco : public SyncMethod {
                   std::span(momentum_[i]).subspan(begin, count), std::span(mean).first(count));
       }
     }
-    return Restore();
+    return std::exchange(keep_, false) ? WriteParameters(outer_) : Restore();
+  }
+
+  Status SetAside() override {
+    if (trained_ == 0 || is_late_) {
+      return absl::InternalError("there is nothing to set aside, or it is there already");
+    }
+    is_late_ = is_aside_ = keep_ = true;
+    base_ = aside_ = outer_;
+    for (int64_t i = 0; i < own_.size(); ++i) {
+      RETURN_IF_ERROR(
+          ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), &aside_[i]));
+    }
+    return OkStatus();
   }
 
   Status Restore() override {
-    for (int64_t i = 0; i < own_.size(); ++i) {
-      RETURN_IF_ERROR(
-          WriteLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), outer_[i]));
-    }
     trained_ = 0;
-    return context_.inner->GatherParameters();
+    ForgetLate();
+    return WriteParameters(outer_);
   }
 
   StatusOr<Digest> OuterDigest() override {
@@ -137,15 +152,38 @@ class Diloco : public SyncMethod {
     const float factor = static_cast<float>(weight);
     for (int64_t i = 0; i < own_.size(); ++i) {
       std::vector<float>& buffer = (*buffers)[i];
-      RETURN_IF_ERROR(
-          ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), &buffer));
-      const std::vector<float>& outer = outer_[i];
+      if (!is_aside_) {
+        RETURN_IF_ERROR(
+            ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), &buffer));
+      } else {
+        buffer = aside_[i];
+      }
+      const std::vector<float>& outer = is_late_ ? base_[i] : outer_[i];
       for (size_t k = 0; k < buffer.size(); ++k) buffer[k] = factor * (outer[k] - buffer[k]);
     }
     return OkStatus();
   }
 
  private:
+  Status WriteParameters(const LaneBuffers& lanes) {
+    for (int64_t i = 0; i < own_.size(); ++i) {
+      RETURN_IF_ERROR(
+          WriteLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), lanes[i]));
+    }
+    return context_.inner->GatherParameters();
+  }
+  void ForgetLate() {
+    is_late_ = is_aside_ = keep_ = false;
+    base_.clear();
+    aside_.clear();
+  }
+  // Training goes on where it was set aside.
+  Status TakeBack() {
+    is_aside_ = false;
+    const LaneBuffers inner = std::exchange(aside_, {});
+    return WriteParameters(inner);
+  }
+
   // Of this region, as the learning rate counts them.
   int64_t InnerStepsBefore(int64_t round) const {
     return context_.view->inner_steps_done() +
@@ -156,6 +194,11 @@ class Diloco : public SyncMethod {
   // By own lane, each LaneSize long.
   LaneBuffers outer_;
   LaneBuffers momentum_;
+  bool is_late_ = false;   // base_ is what was trained on
+  bool is_aside_ = false;  // and aside_ what was trained
+  bool keep_ = false;      // over the next Commit
+  LaneBuffers base_;       // of a region that was late: the outer parameters that it trains on
+  LaneBuffers aside_;      // the inner parameters, while the trainer holds the outer ones
 };
 
 }  // namespace

@@ -55,6 +55,9 @@ class EveryStep : public SyncMethod {
   }
 
   // Training changes no outer vector.
+  Status SetAside() override {
+    return absl::InternalError("with sync.method every_step no region is late");
+  }
   Status Restore() override { return OkStatus(); }
 
   StatusOr<Digest> OuterDigest() override {

@@ -111,7 +111,8 @@ Status SyncMethod::FillWork(const ReducePart& part) {
 // All lanes at once, each with the region's note.
 StatusOr<ReduceResult> SyncMethod::ReduceWork(const ReducePart& part) {
   const bool contributes = part.mode == pb::ReduceRound::CONTRIBUTE;
-  const bool hands_on = !contributes && part.mode != pb::ReduceRound::OBSERVE;
+  const bool hands_on =
+      !contributes && part.mode != pb::ReduceRound::OBSERVE && part.mode != pb::ReduceRound::LATE;
   wan::AllReduceOptions options;
   options.codec = hands_on ? Codec::kFp32 : CodecOf(context_.job->sync().codec());
   options.attachment = part.note.SerializeAsString();

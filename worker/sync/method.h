@@ -9,7 +9,8 @@
 //
 // Memory beside the trainer's, in copies of the worker's lanes: the outer state (DiLoCo: parameters
 // and momentum), the result, a work buffer, with an int codec the residual (and another one while
-// it reduces).
+// it reduces); of a region that was late (sync.slow.policy quorum), the outer parameters before the
+// newest round, and for moments what it has trained since.
 // Every worker of the region makes the same calls in the same order; Train, Commit, SetOuterState
 // and Restore are collective inside the region, Reduce touches the sea alone. Implementations:
 // diloco.cc, every_step.cc. Thread rule: one thread, as the trainer.
@@ -114,6 +115,9 @@ class SyncMethod {
   StatusOr<ReduceResult> Reduce(const ReducePart& part);
   // The outer step of `round` with the result that is held: result / (tokens / expected_tokens).
   virtual Status Commit(int64_t round, int64_t tokens, int64_t expected_tokens) = 0;
+  // Before a Commit whose result is without what was trained since the last one: that is set aside
+  // with the state that it was trained on, and is what Train and Reduce go on with.
+  virtual Status SetAside() = 0;
   // Forgets what was trained since the last commit: the trainer holds the outer state again.
   virtual Status Restore() = 0;
 
