@@ -192,8 +192,11 @@ StatusOr<HttpResponse> HttpClient::Do(const HttpRequest& request) {
   curl_slist* list = nullptr;
   const auto add = [&](const std::string& line) { list = curl_slist_append(list, line.c_str()); };
   for (const std::string& header : request.headers) add(header);
-  add("Expect:");  // no pause for "100 Continue"
-  if (request.signing != nullptr) {
+  if (request.signing == nullptr) {
+    add("Expect:");  // no pause for "100 Continue"
+  } else {
+    // libcurl would sign an empty header, and not send it: the pause is made short instead.
+    curl_easy_setopt(curl, CURLOPT_EXPECT_100_TIMEOUT_MS, 100L);
     const AwsSigning& signing = *request.signing;
     text(CURLOPT_AWS_SIGV4, absl::StrCat("aws:amz:", signing.region, ":", signing.service));
     text(CURLOPT_USERNAME, signing.access_key);

@@ -41,8 +41,8 @@ bool HoldsRounds(const std::string& directory) {
 std::vector<Verb> CheckpointVerbs() {
   return {CheckpointLsVerb(),     CheckpointShowVerb(),  CheckpointVerifyVerb(),
           CheckpointRepairVerb(), CheckpointPruneVerb(), CheckpointExportVerb(),
-          CheckpointImportVerb(), CheckpointPullVerb(),  CheckpointServeVerb(),
-          CheckpointKeygenVerb()};
+          CheckpointImportVerb(), CheckpointPushVerb(),  CheckpointPullVerb(),
+          CheckpointServeVerb(),  CheckpointKeygenVerb()};
 }
 
 std::string WithoutSlash(std::string path) {

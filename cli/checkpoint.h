@@ -22,6 +22,7 @@ Verb CheckpointRepairVerb();
 Verb CheckpointPruneVerb();
 Verb CheckpointExportVerb();
 Verb CheckpointImportVerb();
+Verb CheckpointPushVerb();  // cli/checkpoint_s3.cc
 Verb CheckpointPullVerb();
 Verb CheckpointServeVerb();
 Verb CheckpointKeygenVerb();

@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "base/units.h"
 #include "cli/checkpoint.h"
+#include "cli/checkpoint_s3.h"
 
 namespace atl {
 namespace {
@@ -39,6 +40,7 @@ void Add(const Found& found, nlohmann::json* objects, std::string* text) {
 
 StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   const std::string path = WithoutSlash(flags.positional()[0]);
+  if (IsS3(path)) return ListInS3(path, output);
   std::vector<std::string> ignored;
   nlohmann::json objects = nlohmann::json::array();
   std::string text;
@@ -67,20 +69,21 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
 }  // namespace
 
 Verb CheckpointLsVerb() {
-  return {"checkpoint ls",
-          {.command = "atoll checkpoint ls",
-           .arguments = "DIR",
-           .summary = "list checkpoints",
-           .details =
-               "DIR is a run directory (the checkpoints of all of its regions), a directory of "
-               "checkpoints, or one checkpoint. REPLICATED is the beginning of the hash over what "
-               "all regions hold alike: it is the same for the same round of one job. What is "
-               "there but can't be used is told with its reason. Contents are not read: `atoll "
-               "checkpoint verify` does.",
-           .flags = {JsonFlag()},
-           .min_positional = 1,
-           .max_positional = 1},
-          Run};
+  return {
+      "checkpoint ls",
+      {.command = "atoll checkpoint ls",
+       .arguments = "DIR",
+       .summary = "list checkpoints",
+       .details = "DIR is a run directory (the checkpoints of all of its regions), a directory of "
+                  "checkpoints, or one checkpoint; or s3://BUCKET/PREFIX. REPLICATED is the "
+                  "beginning of the hash over what "
+                  "all regions hold alike: it is the same for the same round of one job. What is "
+                  "there but can't be used is told with its reason. Contents are not read: `atoll "
+                  "checkpoint verify` does.",
+       .flags = {JsonFlag()},
+       .min_positional = 1,
+       .max_positional = 1},
+      Run};
 }
 
 }  // namespace atl

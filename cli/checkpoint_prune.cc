@@ -7,6 +7,7 @@
 #include "checkpoint/retention.h"
 #include "cli/bar.h"
 #include "cli/checkpoint.h"
+#include "cli/checkpoint_s3.h"
 
 namespace atl {
 namespace {
@@ -34,6 +35,11 @@ void Tell(const PruneResult& result, bool dry_run, Output& output) {
 
 StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   const std::string path = WithoutSlash(flags.positional()[0]);
+  if (IsS3(path)) {
+    if (flags.Switch("verify")) return UsageError("--verify reads disks only");
+    return PruneInS3(path, flags.Count("keep"), flags.Count("keep_every"), flags.Switch("dry_run"),
+                     output);
+  }
   if (IsOneCheckpoint(path)) {
     return UsageError(absl::StrCat(path, " is one checkpoint; give the directory that holds it"));
   }
@@ -70,39 +76,41 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
 }  // namespace
 
 Verb CheckpointPruneVerb() {
-  return {"checkpoint prune",
-          {.command = "atoll checkpoint prune",
-           .arguments = "DIR",
-           .summary = "remove older checkpoints",
-           .details =
-               "DIR is a directory of checkpoints, or a run directory (each region's on its own). "
-               "What can't be used counts for nothing and is never removed. Refused while a save "
-               "runs there. Killed at any moment, it leaves whole checkpoints only.",
-           .flags = {{.name = "keep",
-                      .kind = FlagKind::kCount,
-                      .placeholder = "N",
-                      .help = "the newest that stay",
-                      .default_value = "3",
-                      .min = 1,
-                      .max = 1'000'000},
-                     {.name = "keep_every",
-                      .kind = FlagKind::kCount,
-                      .placeholder = "ROUNDS",
-                      .help = "rounds that are a multiple of this stay as well; 0: none",
-                      .default_value = "0",
-                      .max = 1'000'000'000'000},
-                     {.name = "verify",
-                      .kind = FlagKind::kSwitch,
-                      .placeholder = "",
-                      .help = "read the newest first: one that is damaged does not count"},
-                     {.name = "dry_run",
-                      .kind = FlagKind::kSwitch,
-                      .placeholder = "",
-                      .help = "say what would go, remove nothing"},
-                     JsonFlag()},
-           .min_positional = 1,
-           .max_positional = 1},
-          Run};
+  return {
+      "checkpoint prune",
+      {.command = "atoll checkpoint prune",
+       .arguments = "DIR",
+       .summary = "remove older checkpoints",
+       .details =
+           "DIR is a directory of checkpoints, or a run directory (each region's on its own), or "
+           "s3://BUCKET/PREFIX. "
+           "What can't be used counts for nothing and is never removed. Refused while a save "
+           "runs there. Killed at any moment, it leaves whole checkpoints only.",
+       .flags = {{.name = "keep",
+                  .kind = FlagKind::kCount,
+                  .placeholder = "N",
+                  .help = "the newest that stay",
+                  .default_value = "3",
+                  .min = 1,
+                  .max = 1'000'000},
+                 {.name = "keep_every",
+                  .kind = FlagKind::kCount,
+                  .placeholder = "ROUNDS",
+                  .help = "rounds that are a multiple of this stay as well; 0: none",
+                  .default_value = "0",
+                  .max = 1'000'000'000'000},
+                 {.name = "verify",
+                  .kind = FlagKind::kSwitch,
+                  .placeholder = "",
+                  .help = "read the newest first: one that is damaged does not count"},
+                 {.name = "dry_run",
+                  .kind = FlagKind::kSwitch,
+                  .placeholder = "",
+                  .help = "say what would go, remove nothing"},
+                 JsonFlag()},
+       .min_positional = 1,
+       .max_positional = 1},
+      Run};
 }
 
 }  // namespace atl

@@ -10,6 +10,7 @@
 #include "checkpoint/transfer/pull.h"
 #include "cli/bar.h"
 #include "cli/checkpoint.h"
+#include "cli/checkpoint_s3.h"
 
 namespace atl {
 namespace {
@@ -22,13 +23,14 @@ using checkpoint::SourceState;
 CommandSpec Spec() {
   CommandSpec spec;
   spec.command = "atoll checkpoint pull";
-  spec.arguments = "HOST:PORT... DIR";
+  spec.arguments = "HOST:PORT... DIR | s3://BUCKET/PREFIX DIR";
   spec.summary = "fetch a checkpoint from those who serve it, several at once";
   spec.details =
       "DIR is a directory of checkpoints; the checkpoint appears there as round-000041 when all of "
       "it is verified and durable, and not before. A pull that was cut short goes on from where it "
       "was when the same command is given again. Without --root the sources vouch for themselves: "
-      "they must agree about the round.";
+      "they must agree about the round. From an object store (s3://; keys and endpoint as for "
+      "push) --round and --root count; a pull that was cut short begins anew.";
   spec.min_positional = 2;
   spec.max_positional = 33;
   spec.flags = {
@@ -119,6 +121,12 @@ StatusOr<PullOptions> OptionsOf(const ParsedFlags& flags) {
 }
 
 StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
+  const std::vector<std::string>& words = flags.positional();
+  if (IsS3(words[0])) {
+    if (words.size() != 2) return UsageError("give one s3://BUCKET/PREFIX, and DIR");
+    return PullFromS3(words[0], WithoutSlash(words[1]),
+                      flags.Has("round") ? flags.Count("round") : 0, flags.Text("root"), output);
+  }
   ASSIGN_OR_RETURN(PullOptions options, OptionsOf(flags));
   StatusOr<PullResult> result = absl::UnknownError("it did not run");
   {

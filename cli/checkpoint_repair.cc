@@ -14,6 +14,7 @@
 #include "checkpoint/repair.h"
 #include "cli/bar.h"
 #include "cli/checkpoint.h"
+#include "cli/checkpoint_s3.h"
 
 namespace atl {
 namespace {
@@ -36,6 +37,11 @@ StatusOr<std::vector<std::unique_ptr<ChunkSource>>> SourcesIn(const std::string&
     if (std::filesystem::equivalent(candidate, path, error)) return;
     sources.push_back(checkpoint::MakeDirectorySource(candidate));
   };
+  if (IsS3(from)) {
+    ASSIGN_OR_RETURN(auto source, S3SourceOf(from, round));
+    sources.push_back(std::move(source));
+    return sources;
+  }
   if (IsOneCheckpoint(from)) {
     add(from);
     return sources;
