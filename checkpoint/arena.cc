@@ -34,6 +34,12 @@ Status Arena::Fit(int64_t elements) {
   return OkStatus();
 }
 
+void Arena::Touch() {
+  constexpr int64_t kPage = 4096;
+  auto* const bytes = reinterpret_cast<volatile char*>(data_);
+  for (int64_t at = 0; at < bytes_; at += kPage) bytes[at] = 0;
+}
+
 void Arena::Free() {
   if (data_ != nullptr) munmap(data_, bytes_);
   data_ = nullptr;

@@ -21,6 +21,8 @@ class Arena {
   // if the system has no such memory.
   Status Fit(int64_t elements);
   void Free();
+  // Has the system give all of it now: a first copy would otherwise wait for every page.
+  void Touch();
 
   float* data() const { return data_; }
   int64_t bytes() const { return bytes_; }

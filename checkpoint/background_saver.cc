@@ -19,11 +19,20 @@ BackgroundSaver::~BackgroundSaver() {
   thread_.join();
 }
 
+void BackgroundSaver::Prepare(int64_t elements) {
+  {
+    MutexLock lock(&mutex_);
+    preparing_ = elements;
+  }
+  changed_.NotifyAll();
+}
+
 StatusOr<float*> BackgroundSaver::Take(int64_t elements) {
   CHECK_EQ(taken_, -1) << "an arena is taken already";
   bool used[kArenas] = {};
   {
     MutexLock lock(&mutex_);
+    while (preparing_ > 0) changed_.Wait(&mutex_);
     for (const Job& job : jobs_) {
       if (job.arena >= 0) used[job.arena] = true;
     }
@@ -59,11 +68,23 @@ void BackgroundSaver::Wait() {
 void BackgroundSaver::Run() {
   for (;;) {
     const Job* job = nullptr;
+    int64_t elements = 0;
     {
       MutexLock lock(&mutex_);
-      while (jobs_.empty() && !stopping_) changed_.Wait(&mutex_);
-      if (jobs_.empty()) return;
-      job = &jobs_.front();  // stays where it is while others are added behind it
+      while (jobs_.empty() && preparing_ == 0 && !stopping_) changed_.Wait(&mutex_);
+      elements = preparing_;
+      if (elements == 0 && jobs_.empty()) return;
+      if (elements == 0) job = &jobs_.front();  // stays where it is while others come behind it
+    }
+    if (job == nullptr) {
+      // Without that memory the first Take() fails, and says so.
+      if (arenas_[0].Fit(elements).ok()) arenas_[0].Touch();
+      {
+        MutexLock lock(&mutex_);
+        preparing_ = 0;
+      }
+      changed_.NotifyAll();
+      continue;
     }
     const double start = Clock::Real()->MonotonicSeconds();
     const StatusOr<SaveResult> saved = Save(job->options, *region_);

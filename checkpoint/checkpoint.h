@@ -22,7 +22,7 @@
 //   5. rank 0 writes hashes, fsyncs every file and directory, then the manifest last, and fsyncs;
 //   6. the staging directory is renamed and the parent fsynced: the checkpoint exists. Before that,
 //      readers ignore it. One of the same round that is there already changes places with it;
-//   7. only then older checkpoints beyond `keep` are removed.
+//   7. only then older checkpoints beyond `keep` and `keep_every` are removed.
 // A failure in any rank at any step is known to all ranks, leaves no staging directory, and keeps
 // every older checkpoint.
 #pragma once
@@ -35,6 +35,7 @@
 
 #include "base/range.h"
 #include "base/status.h"
+#include "checkpoint/replicated.h"
 #include "collectives/communicator.h"
 
 namespace atl::checkpoint {
@@ -89,6 +90,7 @@ struct SaveOptions {
   std::vector<Section> sections;  // the same prefixes in the same order on every rank
   int64_t max_file_bytes = int64_t{5} * 1000 * 1000 * 1000;
   int keep = 3;
+  int64_t keep_every = 0;  // rounds that are multiples of it stay as well; 0: none for that reason
   WriteWay way = WriteWay::kBest;
   // What went wrong on this rank while it got ready: the save then fails with it on all ranks.
   Status ready = OkStatus();
@@ -97,6 +99,7 @@ struct SaveOptions {
 struct SaveResult {
   std::string path;
   int64_t bytes = 0;
+  Replicated replicated;  // rank 0 only
 };
 
 // Bytes on disk that such a checkpoint takes, rounded up a little.

@@ -43,7 +43,10 @@ class Saver {
     const StatusOr<bool> present = AgreeOnPlace();
     Status saved = present.status();
     if (present.ok() && !*present) saved = FillAndCommit();
-    if (saved.ok()) return result_;
+    if (saved.ok()) {
+      if (leads()) TellReplicated();
+      return result_;
+    }
     // If the ranks agreed on the failure, none writes any more, and none goes on before the
     // directory is gone. If they can't reach each other, the others write into files without names.
     if (leads() && !staging_.empty()) LogIfFailed(RemoveTree(staging_));
@@ -58,6 +61,13 @@ class Saver {
     LOG_IF(WARNING, !status.ok()) << status.message();
   }
 
+  // The checkpoint is there whatever happens here.
+  void TellReplicated() {
+    auto replicated = ReadReplicated(result_.path);
+    LogIfFailed(replicated.status());
+    if (replicated.ok()) result_.replicated = *std::move(replicated);
+  }
+
   StatusOr<std::vector<std::string>> Together(const Status& mine, const std::string& message) {
     return Agree(region_, mine, message, &reachable_);
   }
@@ -67,8 +77,9 @@ class Saver {
     const Status planned = Plan();
     std::string message;
     if (planned.ok()) {
-      message = Sha256(absl::StrCat(blueprint_, "\n", options_.directory, "\n",
-                                    options_.max_file_bytes, "\n", options_.keep));
+      message =
+          Sha256(absl::StrCat(blueprint_, "\n", options_.directory, "\n", options_.max_file_bytes,
+                              "\n", options_.keep, "\n", options_.keep_every));
       for (size_t section = 0; section < options_.sections.size(); ++section) {
         for (const Slice& slice : options_.sections[section].slices) {
           const int64_t numbers[] = {static_cast<int64_t>(section), slice.range.begin,
@@ -274,7 +285,7 @@ class Saver {
     RETURN_IF_ERROR(SyncTree(staging_));
     RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(staging_, "/", kManifestName), text));
     RETURN_IF_ERROR(PutInPlace(options_.directory, staging_, options_.description.round));
-    KeepNewest(options_.directory, options_.keep, result_.path);
+    KeepNewest(options_.directory, options_.keep, options_.keep_every, result_.path);
     return absl::StrCat(Bytes(manifest_, text));
   }
 

@@ -173,7 +173,8 @@ Status RemoveTree(const std::string& path) {
   return OkStatus();
 }
 
-void KeepNewest(const std::string& directory, int keep, const std::string& just_written) {
+void KeepNewest(const std::string& directory, int keep, int64_t keep_every,
+                const std::string& just_written) {
   int kept = 1;  // the one just written
   for (const Found& found : List(directory, nullptr)) {
     if (found.path == just_written) continue;
@@ -181,6 +182,7 @@ void KeepNewest(const std::string& directory, int keep, const std::string& just_
       ++kept;
       continue;
     }
+    if (keep_every > 0 && found.description.round % keep_every == 0) continue;
     LogIfFailed(Annotate(RemoveCheckpoint(directory, found), "an old checkpoint stays"));
   }
 }

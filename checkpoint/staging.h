@@ -47,8 +47,10 @@ Status PutInPlace(const std::string& parent, const std::string& staging, int64_t
 // Removes the directory and what is in it. Errors name what stays.
 Status RemoveTree(const std::string& path);
 
-// Removes complete checkpoints that are not among the `keep` newest; never `just_written`. What
-// can't be removed is logged: the new checkpoint is committed whatever happens here.
-void KeepNewest(const std::string& directory, int keep, const std::string& just_written);
+// Removes complete checkpoints that are not among the `keep` newest, `just_written` being one of
+// them, and whose rounds are no multiples of `keep_every` (0: all). What can't be removed is
+// logged: the new checkpoint is committed whatever happens here.
+void KeepNewest(const std::string& directory, int keep, int64_t keep_every,
+                const std::string& just_written);
 
 }  // namespace atl::checkpoint

@@ -17,10 +17,10 @@ SaveJob LargeJob(const std::string& directory, int ranks) {
   job.directory = directory;
   job.ranks = ranks;
   job.cut_seed = 100 + ranks;
-  job.tensors = {{"embedding", {1200, 1001}, {0, 1'201'200}},
-                 {"bias", {7}, {1'201'408, 1'201'415}},
-                 {"none", {0, 3}, {1'201'664, 1'201'664}},
-                 {"head", {1'300'003}, {1'201'664, 2'501'667}}};
+  job.tensors = {{"embedding", {600, 1001}, {0, 600'600}},
+                 {"bias", {7}, {600'832, 600'839}},
+                 {"none", {0, 3}, {601'088, 601'088}},
+                 {"head", {700'003}, {601'088, 1'301'091}}};
   job.max_file_bytes = 9'000'000;
   job.prefixes = {"model", "outer/momentum"};
   return job;

@@ -9,6 +9,7 @@
 
 #include "base/exit_code.h"
 #include "base/file.h"
+#include "checkpoint/names.h"
 #include "tests/checkpoint/checkpoint_test_util.h"
 
 namespace atl::checkpoint {
@@ -221,6 +222,44 @@ TEST(Save, KeepsTheNewestAndNeverRemovesTheOneJustWritten) {
   job.keep = 1;
   SaveOk(job);
   EXPECT_THAT(NamesIn(directory.path()), ElementsAre(".lock", "round-000005"));
+}
+
+TEST(Save, KeepsRoundsThatAreMultiplesOfKeepEveryBesidesTheNewest) {
+  TemporaryDirectory directory;
+  SaveJob job;
+  job.directory = directory.path();
+  job.prefixes = {"model"};
+  job.keep = 2;
+  job.keep_every = 20;
+  for (const int64_t round : {10, 20, 30, 40, 50, 60, 70}) {
+    job.round = round;
+    SaveOk(job);
+  }
+  EXPECT_THAT(NamesIn(directory.path()),
+              ElementsAre(".lock", "round-000020", "round-000040", "round-000060", "round-000070"));
+}
+
+TEST(Save, TellsTheRootAndTheHashesOfReplicatedFiles) {
+  TemporaryDirectory directory;
+  std::vector<Replicated> told;
+  for (const int ranks : {1, 3}) {
+    SaveJob job;
+    job.directory = directory.path() + "/" + std::to_string(ranks);
+    job.ranks = ranks;
+    const auto results = SaveEverywhere(job);
+    ASSERT_TRUE(results[0].ok()) << results[0].status();
+    told.push_back(results[0]->replicated);
+    for (const Replicated::File& file : told.back().files) {
+      EXPECT_FALSE(file.name.starts_with("optim/")) << "regional";
+      const auto hashes = ReadFile(results[0]->path + "/" + ChunkHashName(file.name));
+      ASSERT_TRUE(hashes.ok());
+      EXPECT_EQ(file.prefixes.size() * 4, hashes->size());
+      EXPECT_EQ(file.prefixes.substr(0, 8), hashes->substr(0, 8));
+    }
+  }
+  EXPECT_GT(told[0].files.size(), 2u);
+  EXPECT_EQ(told[0].root.size(), 64u);
+  EXPECT_EQ(told[0].root, told[1].root);
 }
 
 TEST(Save, RemovesWhatADeadRunLeft) {

@@ -103,6 +103,7 @@ SaveOptions OptionsOf(const SaveJob& job) {
   options.tensors = job.tensors;
   options.max_file_bytes = job.max_file_bytes;
   options.keep = job.keep;
+  options.keep_every = job.keep_every;
   options.way = job.way;
   for (const std::string& prefix : job.prefixes) {
     options.sections.push_back(

@@ -48,6 +48,7 @@ struct SaveJob {
   uint64_t cut_seed = 1;
   int64_t max_file_bytes = 100'000;
   int keep = 3;
+  int64_t keep_every = 0;
   int pieces_a_rank = 3;
   WriteWay way = WriteWay::kBest;
   std::vector<TensorSpec> tensors = SmallModel();

@@ -1,8 +1,9 @@
-"""Kills, full disks and failing disks at single system calls of `atoll checkpoint repair|prune`.
+"""Kills, full disks and failing disks at single system calls of a save and of `atoll checkpoint
+repair|prune`.
 
     python3 kill_points.py ATOLL CHECKPOINT_SAMPLE [--all]
 
-1. The verb runs once under strace, which lists its system calls from the moment it takes the lock.
+1. The program runs once under strace, which lists its system calls from when it takes the lock.
 2. It runs again for each of them (--all), or for some of each kind: strace kills it there, or lets
    the call fail with ENOSPC (from there on) or EIO, where it is one that changes files.
 3. Afterwards the newest checkpoint must be to the byte what it was or what it was to become, and
@@ -19,8 +20,9 @@ import tempfile
 
 CHANGES = {"openat", "pwrite64", "write", "fsync", "fallocate", "ftruncate", "mkdir", "mkdirat",
            "link", "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir",
-           "copy_file_range", "sendfile", "fchmod"}
-NEEDS_SPACE = CHANGES - {"rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "fchmod"}
+           "copy_file_range", "sendfile", "fchmod", "io_uring_enter"}
+NEEDS_SPACE = CHANGES - {"io_uring_enter", "rename", "renameat", "renameat2", "unlink", "unlinkat",
+                         "rmdir", "fchmod"}
 
 
 def contents(directory):
@@ -41,7 +43,7 @@ class Scene:
         for number in ("40", "41", "42"):
             subprocess.run([sample, self.good, number], check=True)
         self.newest = os.path.join(self.work, "round-000042")
-        self.atoll = atoll
+        self.atoll, self.sample = atoll, sample
         self.whole = contents(os.path.join(self.good, "round-000042"))
 
     def start_over(self):
@@ -92,6 +94,55 @@ class Prune(Scene):
         assert sorted(os.listdir(self.work)) == [".lock", "round-000042"], os.listdir(self.work)
 
 
+class Save(Scene):
+    """The next round, by three ranks."""
+    name = "save"
+
+    def prepare(self):
+        self.start_over()
+        shutil.rmtree(self.newest)
+
+    def words(self):
+        return [self.sample, self.work, "42"]
+
+    def check(self):
+        for name in ("round-000040", "round-000041", "round-000042"):
+            path = os.path.join(self.work, name)
+            if name != "round-000042" or os.path.exists(path):
+                assert contents(path) == contents(os.path.join(self.good, name)), f"{name} is torn"
+
+    def check_end(self):
+        self.check()
+        assert sorted(os.listdir(self.work)) == [
+            ".lock", "round-000040", "round-000041", "round-000042"], os.listdir(self.work)
+
+
+class SaveAgain(Save):
+    """The same round, which another one takes the place of."""
+    name = "save again"
+
+    def prepare(self):
+        self.start_over()
+        shutil.rmtree(self.newest)
+        if not hasattr(self, "other"):
+            subprocess.run([self.sample, self.work, "42", "elsewhere"], check=True)
+            self.other = os.path.join(os.path.dirname(self.work), "other")
+            shutil.copytree(self.newest, self.other)
+            self.before = contents(self.other)
+        else:
+            shutil.copytree(self.other, self.newest)
+
+    def check(self):
+        place = self.newest
+        if not os.path.exists(place):  # moved aside for a moment
+            place = os.path.join(self.work, ".round-000042.replaced")
+        assert contents(place) in (self.before, self.whole), "neither the old nor the new is whole"
+
+    def check_end(self):
+        super().check_end()
+        assert contents(self.newest) == self.whole, "not saved"
+
+
 def traced_calls(scene, trace):
     """[(name, its how-manyth call)] from the lock on; None if strace does not work here."""
     scene.prepare()
@@ -138,8 +189,8 @@ def main():
         return 77
     failures = runs = 0
     with tempfile.TemporaryDirectory() as root:
-        for kind in (Repair, Prune):
-            folder = os.path.join(root, kind.name)
+        for kind in (Save, SaveAgain, Repair, Prune):
+            folder = os.path.join(root, kind.name.replace(" ", "-"))
             os.mkdir(folder)
             scene = kind(atoll, sample, folder)
             calls = traced_calls(scene, os.path.join(root, "trace"))
@@ -150,7 +201,7 @@ def main():
                        if name in NEEDS_SPACE]
             places += [("error=EIO", *call) for call in calls if call[0] in CHANGES]
             # Which ones differs from run to run of the program only if its calls do.
-            step = 1 if every else max(1, len(places) // 25)
+            step = 1 if every else max(1, len(places) // 8)
             for place in places[::step]:
                 failures += disturb(scene, *place)
                 runs += 1
