@@ -16,7 +16,7 @@ import unittest
 from atoll_run import LIMIT, ORCHESTRATOR, WORKER, JobTest, processes_of, wait_until
 
 ETCD = "/usr/bin/etcd"
-ROUNDS = 60
+ROUNDS = 120
 REGIONS = ("johor", "oslo")
 
 
