@@ -62,7 +62,7 @@ nlohmann::json ToJson(const PullResult& result) {
   }
   return {{"path", result.path},
           {"round", result.round},
-          {"manifest_sha256", result.manifest_hash},
+          {"manifest_file_sha256", result.manifest_hash},
           {"vouched_for_by", result.vouched},
           {"was_there", result.was_there},
           {"bytes", download.wanted},
@@ -78,7 +78,7 @@ std::string ToText(const PullResult& result, const Output& output) {
   std::string text =
       absl::StrCat(output.PaintAnswer(Colour::kBold, result.path),
                    result.was_there ? " is there already" : "", "\n  vouched for by ",
-                   result.vouched, "\n  sha256 of its manifest ", result.manifest_hash, "\n");
+                   result.vouched, "\n  sha256 of MANIFEST.json  ", result.manifest_hash, "\n");
   if (result.was_there) return text;
   const double rate =
       download.seconds > 0 ? 8 * static_cast<double>(download.received) / download.seconds : 0;

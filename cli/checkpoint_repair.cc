@@ -8,10 +8,13 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/exit_code.h"
 #include "base/units.h"
 #include "checkpoint/names.h"
 #include "checkpoint/repair.h"
+#include "checkpoint/transfer/key_file.h"
+#include "checkpoint/transfer/remote_source.h"
 #include "cli/bar.h"
 #include "cli/checkpoint.h"
 #include "cli/checkpoint_s3.h"
@@ -65,6 +68,13 @@ StatusOr<std::vector<std::string>> ToRepair(const std::string& path) {
   return paths;
 }
 
+// Beside the checkpoint, unless another one is named.
+std::string KeyFileOf(const std::string& path, const ParsedFlags& flags) {
+  if (flags.Has("key")) return flags.Text("key");
+  const std::filesystem::path place(path);
+  return (place.parent_path() / checkpoint::kKeyFileName).string();
+}
+
 StatusOr<RepairResult> RepairOne(const std::string& path, const ParsedFlags& flags,
                                  Output& output) {
   checkpoint::RepairOptions options;
@@ -77,6 +87,15 @@ StatusOr<RepairResult> RepairOne(const std::string& path, const ParsedFlags& fla
         absl::StrCat(path, " is not named as a checkpoint (round-NNNNNN): rename it"));
   }
   for (const std::string& from : flags.List("from")) {
+    absl::string_view address = from;
+    if (absl::ConsumePrefix(&address, "atoll://")) {
+      absl::ConsumeSuffix(&address, "/");
+      ASSIGN_OR_RETURN(const Endpoint source, Endpoint::Parse(std::string(address)));
+      ASSIGN_OR_RETURN(const wan::Key key, checkpoint::ReadKeyFile(KeyFileOf(path, flags)));
+      ASSIGN_OR_RETURN(auto remote, checkpoint::MakeRemoteSource(source, key, *round));
+      options.sources.push_back(std::move(remote));
+      continue;
+    }
     ASSIGN_OR_RETURN(auto sources, SourcesIn(WithoutSlash(from), *round, path));
     for (auto& source : sources) options.sources.push_back(std::move(source));
   }
@@ -175,9 +194,15 @@ Verb CheckpointRepairVerb() {
                "something could not be had, and that checkpoint was left as it was.",
            .flags = {{.name = "from",
                       .kind = FlagKind::kFiles,
-                      .placeholder = "DIR",
-                      .help = "checkpoints, directories of them, or run directories",
+                      .placeholder = "DIR|atoll://HOST:PORT",
+                      .help = "checkpoints, directories of them, run directories, or who serves "
+                              "them (`atoll checkpoint serve`)",
                       .required = true},
+                     {.name = "key",
+                      .kind = FlagKind::kText,
+                      .placeholder = "FILE",
+                      .help = "the servers' key, in a file of mode 0600; default .transfer-key "
+                              "beside the checkpoint"},
                      {.name = "root",
                       .kind = FlagKind::kText,
                       .placeholder = "HEX",

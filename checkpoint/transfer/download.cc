@@ -231,7 +231,6 @@ void Download::Tick(double now) {
   }
   for (size_t i = 0; i < sources_.size(); ++i) {
     Source& source = sources_[i];
-    if (source.under_way == 0) source.seen.clear();
     source.seen.emplace_back(now, source.state.bytes);
     while (source.seen.size() > 2 && source.seen[1].first < now - kRateSeconds) {
       source.seen.pop_front();
@@ -242,6 +241,8 @@ void Download::Tick(double now) {
       source.rate = came / span;
     }
     scheduler_->SetRate(static_cast<int>(i), source.rate);
+    // The rate of one who rests stays what it was.
+    if (source.under_way == 0) source.seen = {source.seen.back()};
     if (now - looked_ > kLookSeconds) source.round_trip = source.session->round_trip();
   }
   if (now - looked_ > kLookSeconds) looked_ = now;
@@ -278,7 +279,8 @@ bool Download::FillOne(int number, double now) {
   if (jobs_.size() >= kMaxUnderWay) {
     // What waits for a source already has its buffer.
     for (const auto& [chunk, job] : jobs_) {
-      if (job.source >= 0 || !scheduler_->CanGive(number, chunk, now)) continue;
+      const bool waits = job.source < 0 && !job.missing.empty();  // else it is being verified
+      if (!waits || !scheduler_->CanGive(number, chunk, now)) continue;
       Begin(chunk, number, now);
       return true;
     }
@@ -292,9 +294,7 @@ bool Download::FillOne(int number, double now) {
   const auto late = scheduler_->Late(number, now);
   if (!late) return false;
   Job& job = jobs_.at(late->chunk);
-  if (job.transfer == nullptr || job.move_to >= 0 || alone_.count(late->chunk) > 0) {
-    return false;
-  }
+  if (job.transfer == nullptr || job.move_to >= 0) return false;
   job.move_to = number;
   job.transfer->Cancel();  // OnFetched goes on
   return false;
@@ -312,6 +312,7 @@ void Download::Begin(int64_t chunk, int number, double now) {
   }
   Source& source = sources_[number];
   const int64_t missing = Total(job.missing);
+  CHECK_GT(missing, 0) << Named(chunk);
   scheduler_->Ask(chunk, number, missing);
   allowance_ -= static_cast<double>(missing);
   job.source = number;

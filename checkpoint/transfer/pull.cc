@@ -166,7 +166,7 @@ StatusOr<std::string> Puller::GetObject(const std::string& object, int64_t bytes
           offers.offers.begin(), offers.offers.end(),
           [&](const Offer& offer) { return offer.manifest_hash == choice_.offer.manifest_hash; });
       if (!has) continue;
-      StatusOr<std::string> got = sessions_[source]->Get(object, bytes, seconds);
+      StatusOr<std::string> got = sessions_[source]->Get(object, {0, bytes}, seconds);
       if (got.ok() && Sha256(*got) == hash) return got;
       reasons.push_back(absl::StrCat(
           offers.name, ": ", got.ok() ? "what it gave is not that" : got.status().message()));

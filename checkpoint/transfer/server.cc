@@ -109,7 +109,7 @@ void Server::Run() {
       look_at = Now() + kLookSeconds;
     }
     std::lock_guard<std::mutex> lock(mutex_);
-    known_ = callers_.size();
+    known_ = static_cast<size_t>(connected_);
   }
 }
 
@@ -125,6 +125,7 @@ void Server::Welcome(ViewId view) {
   group.key = options_.key;
   group.transfers_only = true;
   if (callers_.count(view.value) > 0) return;
+  if (callers_.size() >= kMaxCallers) LeaveOne();
   for (const auto& [name, source] : objects_) {
     const Status served = engine_->Serve(view, kLane, name, source);
     LOG_IF(WARNING, !served.ok()) << served.message();
@@ -135,6 +136,20 @@ void Server::Welcome(ViewId view) {
   } else {
     LOG(WARNING) << "a caller could not be welcomed: " << joined.message();
   }
+}
+
+// The one that has been without a connection for longest.
+void Server::LeaveOne() {
+  auto oldest = callers_.end();
+  for (auto at = callers_.begin(); at != callers_.end(); ++at) {
+    if (at->second.silent_since == 0) continue;
+    const bool older =
+        oldest == callers_.end() || at->second.silent_since < oldest->second.silent_since;
+    if (older) oldest = at;
+  }
+  if (oldest == callers_.end()) return;
+  engine_->Leave({oldest->first});
+  callers_.erase(oldest);
 }
 
 void Server::Forget(double now) {

@@ -2,7 +2,8 @@
 //
 // 1. Calls: a connection for a view that the key made (ViewOf) gets a group of two with the caller
 //    as member 0 and us as member 1; others are dropped. At most kMaxCallers groups; one whose
-//    caller has had no connection for kForgetSeconds is left.
+//    caller has had no connection for kForgetSeconds is left, or sooner where there are too many:
+//    callers that die and begin anew must not shut others out.
 // 2. The directory is looked at every kLookSeconds: committed checkpoints, and those that are still
 //    being pulled, whose journals tell what may be given of them. Each group serves their objects
 //    (wire.h) under the hashes of their manifests; one that is gone is no longer served.
@@ -62,6 +63,7 @@ class Server {
   void Run();
   void Welcome(ViewId view);
   void Look();
+  void LeaveOne();
   void Forget(double now);
   // `there` gets what by_path_ knows it by.
   void AddCommitted(const std::string& path, std::vector<Offer>* offers, Objects* objects,
@@ -79,7 +81,7 @@ class Server {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::set<int64_t> called_;   // views to be joined; guarded by mutex_
-  size_t known_ = 0;           // groups; guarded by mutex_
+  size_t known_ = 0;           // groups whose callers have a connection; guarded by mutex_
   std::vector<Offer> offers_;  // guarded by mutex_
   int connected_ = 0;          // guarded by mutex_
   bool stopping_ = false;      // guarded by mutex_

@@ -90,17 +90,18 @@ std::shared_ptr<wan::Transfer> Session::Fetch(wan::FetchRequest request) {
   return engine_->Fetch(view_, kLane, std::move(request));
 }
 
-StatusOr<std::string> Session::Get(const std::string& object, int64_t bytes, double seconds) {
+StatusOr<std::string> Session::Get(const std::string& object, Range bytes, double seconds) {
   struct Waiter {
     std::mutex mutex;
     std::condition_variable changed;
     bool done = false;
   };
   const auto waiter = std::make_shared<Waiter>();
-  std::string out(static_cast<size_t>(bytes), '\0');
+  std::string out(static_cast<size_t>(bytes.size()), '\0');
   wan::FetchRequest request;
   request.name = object;
-  request.ranges = {{0, bytes}};
+  request.ranges = {bytes};
+  request.out_begin = bytes.begin;
   request.out = {reinterpret_cast<uint8_t*>(out.data()), out.size()};
   request.done = [waiter] {
     std::lock_guard<std::mutex> lock(waiter->mutex);
@@ -172,7 +173,8 @@ void Session::Run() {
 }
 
 Status Session::Serve() {
-  ASSIGN_OR_RETURN(const std::string catalog, Get(kCatalogName, kCatalogBytes, kCatalogSeconds));
+  ASSIGN_OR_RETURN(const std::string catalog,
+                   Get(kCatalogName, {0, kCatalogBytes}, kCatalogSeconds));
   ASSIGN_OR_RETURN(const std::vector<Offer> offers, ParseCatalog(catalog));
   hooks_.offers(offers);
   const std::shared_ptr<const Target> target = AwaitTarget();
@@ -200,7 +202,7 @@ StatusOr<FilesAt> Session::Locate(const Target& target, const std::vector<Offer>
   for (const Offer& offer : offers) {
     if (offer.round != target.manifest.description.round) continue;
     ASSIGN_OR_RETURN(const std::string text,
-                     Get(ManifestObject(offer.manifest_hash), offer.manifest_bytes,
+                     Get(ManifestObject(offer.manifest_hash), {0, offer.manifest_bytes},
                          SecondsFor(offer.manifest_bytes)));
     if (Sha256(text) != offer.manifest_hash) {
       return absl::DataLossError("its manifest is not the one that it offers");
@@ -227,7 +229,7 @@ StatusOr<std::string> Session::Has(const Target& target, const FilesAt& at, cons
   const int64_t bytes = BitmapBytes(their_chunks.count());
   std::string theirs(static_cast<size_t>(bytes), '\xff');
   if (!of.complete) {
-    ASSIGN_OR_RETURN(theirs, Get(HaveObject(of.manifest_hash), bytes, SecondsFor(bytes)));
+    ASSIGN_OR_RETURN(theirs, Get(HaveObject(of.manifest_hash), {0, bytes}, SecondsFor(bytes)));
   }
   std::string has(static_cast<size_t>(BitmapBytes(chunks.count())), '\0');
   for (size_t file = 0; file < at.index.size(); ++file) {

@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/range.h"
 #include "base/socket.h"
 #include "base/status.h"
 #include "checkpoint/transfer/wire.h"
@@ -53,8 +54,8 @@ class Session {
   std::string name() const { return source_.ToString(); }
   void SetTarget(std::shared_ptr<const Target> target);
   void Recheck();
-  // A whole object, by a deadline.
-  StatusOr<std::string> Get(const std::string& object, int64_t bytes, double seconds);
+  // Bytes of an object, at least one, by a deadline.
+  StatusOr<std::string> Get(const std::string& object, Range bytes, double seconds);
   // Its `sources` are filled in.
   std::shared_ptr<wan::Transfer> Fetch(wan::FetchRequest request);
   double round_trip() const;

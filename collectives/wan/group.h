@@ -214,6 +214,7 @@ class GroupState {
 
   // Transfers (group_transfer.cc).
   Serving MakeServing();
+  int64_t TransferFrameBytes(int member) const;
   Fetching MakeFetching();
   StatusOr<Link::Verdict> OnTransfer(int member, const FrameHeader& header, Bytes payload);
   bool AppendTransfer(Channel* channel, Link* link);

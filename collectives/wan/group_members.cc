@@ -23,8 +23,10 @@ constexpr double kRestPingSeconds = 1;
 // A gateway that breaks the rules so often is not merely behind a bad line.
 constexpr int kMaxBreaches = 8;
 constexpr double kForgiveSeconds = 60;
-// A connection that breaks sooner makes the next call wait, longer each time.
-constexpr double kLastingSeconds = 5;
+// A connection that breaks sooner, and sooner than after so many round trips, makes the next call
+// wait, longer each time.
+constexpr double kLastingSeconds = 0.5;
+constexpr double kLastingRoundTrips = 5;
 // Ticks go on for so long after the last operation, to acknowledge and to let go.
 constexpr double kLingerSeconds = 2;
 
@@ -174,7 +176,8 @@ void GroupState::OnLost(Link* link, const Status& status) {
   member.drop_stalled = true;
   if (!member.channel->up()) member.down_since = now;
   // At once, unless connections die as soon as they are made.
-  const bool lasted = now - link->attached > kLastingSeconds;
+  const bool lasted = now - link->attached >
+                      std::max(kLastingSeconds, kLastingRoundTrips * member.channel->rtt_seconds());
   member.backoff_seconds =
       lasted ? 0
              : std::clamp(2 * member.backoff_seconds, kFirstBackoffSeconds, kLastBackoffSeconds);

@@ -1,5 +1,7 @@
 // Transfers in a group (transfer.h): their frames, their place behind the numbers, and members that
 // fall silent while something is fetched (group.h).
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -11,6 +13,9 @@ namespace atl::wan {
 namespace {
 
 constexpr double kPingSeconds = 0.5;
+constexpr double kNearSeconds = 1e-3;
+constexpr double kFrameSeconds = 0.5e-3;
+constexpr int64_t kShortFrame = 16 << 10;
 
 double Now() { return Clock::Real()->MonotonicSeconds(); }
 
@@ -20,7 +25,17 @@ Serving GroupState::MakeServing() {
   Serving::Hooks hooks;
   hooks.run = hooks_.read;
   hooks.ready = [this](int member) { MarkDirty(member); };
-  return Serving(static_cast<int>(group_.members.size()), options_.chunk_bytes, std::move(hooks));
+  hooks.frame_bytes = [this](int member) { return TransferFrameBytes(member); };
+  return Serving(static_cast<int>(group_.members.size()), std::move(hooks));
+}
+
+// What of a frame is here when its connection breaks is lost: over long links, which break, frames
+// are short.
+int64_t GroupState::TransferFrameBytes(int index) const {
+  const Channel& channel = *members_[index].channel;
+  if (channel.min_rtt_seconds() < kNearSeconds) return options_.chunk_bytes;
+  const auto wished = static_cast<int64_t>(channel.recent_rate() * kFrameSeconds);
+  return std::min(options_.chunk_bytes, std::max(kShortFrame, wished));
 }
 
 Fetching GroupState::MakeFetching() {

@@ -115,10 +115,11 @@ void Serving::End(int member, uint64_t id, FetchEndCode code, const std::string&
 
 void Serving::ReadAhead(int member) {
   Member& of = members_[member];
+  const int64_t frame_bytes = hooks_.frame_bytes(member);
   while (!of.asked.empty() && of.ahead < kReadAhead) {
     Asked& asked = of.asked.front();
     const Range range = {asked.left.begin,
-                         std::min(asked.left.end, asked.left.begin + frame_bytes_)};
+                         std::min(asked.left.end, asked.left.begin + frame_bytes)};
     const auto source = asked.source;
     const uint64_t id = asked.id;
     asked.left.begin = range.end;

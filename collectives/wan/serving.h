@@ -50,11 +50,11 @@ class Serving {
   struct Hooks {
     // Runs the first in the background, then the second on the I/O thread, if this still is.
     std::function<void(std::function<void()>, std::function<void()>)> run;
-    std::function<void(int member)> ready;  // there is something to send to it
+    std::function<void(int member)> ready;           // there is something to send to it
+    std::function<int64_t(int member)> frame_bytes;  // how much a frame to it carries
   };
 
-  Serving(int members, int64_t frame_bytes, Hooks hooks)
-      : frame_bytes_(frame_bytes), hooks_(std::move(hooks)), members_(members) {}
+  Serving(int members, Hooks hooks) : hooks_(std::move(hooks)), members_(members) {}
 
   // Instead of what the name stood for, if anything; that is returned.
   std::shared_ptr<ServedSource> Serve(const std::string& name,
@@ -98,7 +98,6 @@ class Serving {
   void ReadAhead(int member);
   void End(int member, uint64_t id, FetchEndCode code, const std::string& text);
 
-  const int64_t frame_bytes_;
   const Hooks hooks_;
   std::map<std::string, std::shared_ptr<ServedSource>> served_;
   std::vector<Member> members_;

@@ -175,6 +175,16 @@ TEST_F(TransferPull, AWrongKeyIsToldFromNoAnswer) {
   EXPECT_GT(a->state().refused, 0);
 }
 
+// Pulls that were killed over and over once shut the next ones out for a minute.
+TEST_F(TransferPull, CallersThatAreGoneDoNotShutOthersOut) {
+  const auto a = Serve(In("a"));
+  PullOptions options = PullFrom({a->endpoint()}, In("to"));
+  options.round = 12;
+  for (int i = 0; i < 70; ++i) {
+    ASSERT_THAT(Pull(options).status().message(), HasSubstr("nobody has round 12")) << i;
+  }
+}
+
 TEST_F(TransferPull, ASourceThatComesBackGoesOnGiving) {
   FlipIn(original_ + "/" + kModel, {0});
   auto a = Serve(In("a"));
