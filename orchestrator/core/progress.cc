@@ -261,6 +261,12 @@ std::string Core::MajorityDigest(int64_t round) {
     digests[region] = report.digest();
     if (!report.heard()) had_part.insert(region);
   }
+  // A region that was late held the state before, as those that contributed did.
+  if (const auto facts = facts_.find(round); facts != facts_.end()) {
+    for (const pb::ShortContribution& one : facts->second.short_contributions) {
+      if (one.late() && digests.contains(one.region())) had_part.insert(one.region());
+    }
+  }
   const std::vector<std::string> minority = Minority(digests, had_part);
   if (minority.empty()) return digests.begin()->second;
   const bool none = minority.size() == digests.size();
