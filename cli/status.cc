@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/exit_code.h"
 #include "base/units.h"
+#include "cli/lease_column.h"
 #include "cli/run_directory.h"
 
 namespace atl {
@@ -162,8 +163,8 @@ std::string LossLine(const RunStatus& status) {
 std::string RegionTable(const RunStatus& status) {
   const auto regions = status.summary.find("regions");
   if (regions == status.summary.end() || !regions->is_array()) return "";
-  std::string text = absl::StrFormat(" %-20s %-9s %7s %7s %9s  %s\n", "REGION", "STATE", "WORKERS",
-                                     "ROUND", "TOKENS", "WHY");
+  std::string text = absl::StrFormat(" %-20s %-9s %7s %7s %9s  %-20s  %s\n", "REGION", "STATE",
+                                     "WORKERS", "ROUND", "TOKENS", "LEASE", "WHY");
   double most_steps = 0;
   for (const Json& region : *regions) {
     if (region.is_object()) most_steps = std::max(most_steps, NumberOr(region, "inner_steps", 0));
@@ -177,10 +178,11 @@ std::string RegionTable(const RunStatus& status) {
       absl::StrAppendFormat(&why, "%stakes %.0f of %.0f inner steps: it is slower",
                             why.empty() ? "" : "; ", steps, most_steps);
     }
-    absl::StrAppendFormat(&text, " %-20s %-9s %7.0f %7.0f %9s  %s\n", TextOr(region, "name", "?"),
-                          TextOr(region, "state", "?"), NumberOr(region, "workers", 0),
-                          NumberOr(region, "round", 0), FormatCount(NumberOr(region, "tokens", 0)),
-                          why);
+    absl::StrAppendFormat(&text, " %-20s %-9s %7.0f %7.0f %9s  %-20s  %s\n",
+                          TextOr(region, "name", "?"), TextOr(region, "state", "?"),
+                          NumberOr(region, "workers", 0), NumberOr(region, "round", 0),
+                          FormatCount(NumberOr(region, "tokens", 0)),
+                          LeaseColumn(region, Clock::Real()->WallTime()), why);
   }
   return text;
 }
@@ -214,8 +216,8 @@ std::string LinkTable(const RunStatus& status) {
 }
 
 std::string ToText(const RunStatus& status, const Output& output) {
-  std::string text =
-      Headline(status, output) + LossLine(status) + RegionTable(status) + LinkTable(status);
+  std::string text = Headline(status, output) + LossLine(status) + CostLine(status.summary) +
+                     RegionTable(status) + LinkTable(status);
   const double checkpoint = NumberOr(status.summary, "last_checkpoint", 0);
   absl::StrAppend(&text, " checkpoint  ",
                   checkpoint > 0

@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "base/units.h"
 #include "cli/run_directory.h"
+#include "proto/lease_terms.h"
 
 namespace atl {
 namespace {
@@ -259,7 +260,7 @@ void TrainRun::NoteRegionEnds() {
 }
 
 void TrainRun::NoteRegionEnd(Region* region) {
-  if (region->evidence.end || !region->session->end()) return;
+  if (region->session == nullptr || region->evidence.end || !region->session->end()) return;
   region->evidence.end = region->session->end();
   const ProcessEnd& end = *region->evidence.end;
   if (LeftWell(end) || killed_) return;
@@ -359,7 +360,9 @@ TrainResult TrainRun::Conclude() {
     return result;
   }
   std::vector<RegionEvidence> evidence;
-  for (const Region& region : regions_) evidence.push_back(region.evidence);
+  for (const Region& region : regions_) {
+    if (region.session != nullptr) evidence.push_back(region.evidence);
+  }
   if (orchestrator_->end() && !decided) {  // the regions, if they ended, followed it
     Failure failure;
     failure.what = absl::StrCat("the orchestrator (pid ", orchestrator_->pid(),
@@ -396,6 +399,15 @@ StatusOr<TrainResult> TrainRun::Run() {
     Region& region = regions_.emplace_back(setup_.restarts);
     region.evidence.name = described.name();
     region.evidence.workers = setup_.workers;
+    // A lease that is still to begin: nothing runs there before.
+    const double wait = TermsOf(described.lease()).start -
+                        absl::ToDoubleSeconds(Clock::Real()->WallTime() - absl::UnixEpoch());
+    if (wait > 0) {
+      region.start_at = Now() + wait;
+      progress_.Say(absl::StrCat("region ", described.name(),
+                                 " is started when its lease begins, in ", FormatDuration(wait)));
+      continue;
+    }
     RETURN_IF_ERROR(StartRegion(&region));
   }
   while (!Step()) {

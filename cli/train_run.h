@@ -48,10 +48,10 @@ class TrainRun {
  private:
   struct Region {
     explicit Region(int64_t restarts) : restarts(restarts) {}
-    RegionEvidence evidence;  // of its newest attempt
-    Session* session = nullptr;
+    RegionEvidence evidence;     // of its newest attempt
+    Session* session = nullptr;  // none before its lease begins
     Restarts restarts;
-    std::optional<double> start_at;  // again
+    std::optional<double> start_at;  // again, or when its lease begins
     int64_t attempts = 0;
   };
 

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/suggest.h"
 #include "base/units.h"
+#include "proto/lease_terms.h"
 
 namespace atl {
 namespace {
@@ -201,6 +202,9 @@ Status ParseText(const FieldDescriptor& field, const ValueText& value, Message* 
   }
   const pb::FieldRule& rule = RuleOf(field);
   std::string text = value.text;
+  const bool is_form = (rule.unit() != pb::TIME || ParseLeaseTime(text).ok()) &&
+                       (rule.unit() != pb::PRICE || ParsePrice(text).ok());
+  if (!text.empty() && !is_form) return NotExpected(field, text);
   const bool word = std::find(rule.words().begin(), rule.words().end(), text) != rule.words().end();
   if (rule.unit() == pb::PATH && !text.empty() && !word) {
     text = AbsolutePath(text, value.directory);
@@ -244,6 +248,8 @@ std::string ExpectedValue(const FieldDescriptor& field) {
     case FieldDescriptor::CPPTYPE_ENUM:
       return absl::StrCat("one of ", absl::StrJoin(EnumWords(*field.enum_type()), ", "));
     default: {
+      if (RuleOf(field).unit() == pb::TIME) return "a time such as 2026-11-30T18:00:00Z";
+      if (RuleOf(field).unit() == pb::PRICE) return "a price such as 31.2 or 31.2 USD";
       if (RuleOf(field).unit() != pb::PATH) return "a text";
       std::string expected;
       for (const std::string& word : RuleOf(field).words()) absl::StrAppend(&expected, word, ", ");

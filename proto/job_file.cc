@@ -15,6 +15,7 @@
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "proto/lease_terms.h"
 #include "proto/model_presets.h"
 #include "proto/yaml_to_message.h"
 #include "proto/yaml_tree.h"
@@ -57,6 +58,29 @@ void CheckRegions(const pb::Job& job, std::vector<Finding>* findings) {
                                               "' is there twice; a name stands for one "
                                               "region")});
     }
+  }
+}
+
+void CheckLeases(const pb::Job& job, std::vector<Finding>* findings) {
+  std::string currency;
+  bool priced = false;
+  for (int i = 0; i < job.regions_size(); ++i) {
+    const LeaseTerms terms = TermsOf(job.regions(i).lease());
+    const std::string path = absl::StrCat("regions[", i, "].lease.");
+    if (terms.lead > 0 && terms.end == 0) {
+      findings->push_back({path + "lead", "a lead without an `end`; say when the lease ends"});
+    }
+    if (terms.end > 0 && terms.start > 0 && terms.end - terms.lead <= terms.start) {
+      findings->push_back({path + "end", "not after the lease's start, or not after `lead` of it"});
+    }
+    if (terms.price <= 0) continue;
+    if (priced && terms.currency != currency) {
+      findings->push_back({path + "price",
+                           "not in the currency of the region before it; costs are "
+                           "added up, so give all in one"});
+    }
+    priced = true;
+    currency = terms.currency;
   }
 }
 
@@ -105,6 +129,7 @@ std::vector<Finding> Examine(const pb::Job& job) {
     findings.push_back({"resume", absl::StrCat("'", job.resume(), "' is not an absolute path")});
   }
   CheckRegions(job, &findings);
+  CheckLeases(job, &findings);
   return findings;
 }
 

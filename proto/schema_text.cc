@@ -65,6 +65,17 @@ std::string Comment(const std::string& text, int indent) {
                       "\n");
 }
 
+// What a list's elements may have: comments alone, since an example would be an element.
+void WriteElementKeys(const Descriptor& element, int indent, int depth, std::string* yaml) {
+  for (int i = 0; i < element.field_count(); ++i) {
+    const FieldDescriptor& field = *element.field(i);
+    const std::string begin = depth == 0 && i == 0 ? "  - " : std::string(4 + 2 * depth, ' ');
+    absl::StrAppend(yaml,
+                    Comment(absl::StrCat(begin, field.name(), ": ", RuleOf(field).doc()), indent));
+    if (IsMessage(field)) WriteElementKeys(*field.message_type(), indent, depth + 1, yaml);
+  }
+}
+
 void WriteSchema(const Descriptor& type, int indent, std::string* yaml) {
   const std::string blanks(indent, ' ');
   for (int i = 0; i < type.field_count(); ++i) {
@@ -72,12 +83,7 @@ void WriteSchema(const Descriptor& type, int indent, std::string* yaml) {
     const pb::FieldRule& rule = RuleOf(field);
     absl::StrAppend(yaml, indent == 0 && i > 0 ? "\n" : "", Comment(rule.doc(), indent));
     if (field.is_repeated()) {
-      const Descriptor& element = *field.message_type();
-      for (int k = 0; k < element.field_count(); ++k) {
-        absl::StrAppend(yaml, Comment(absl::StrCat("  - ", element.field(k)->name(), ": ",
-                                                   RuleOf(*element.field(k)).doc()),
-                                      indent));
-      }
+      WriteElementKeys(*field.message_type(), indent, 0, yaml);
       absl::StrAppend(yaml, blanks, field.name(), ": []\n");
     } else if (IsMessage(field)) {
       absl::StrAppend(yaml, blanks, field.name(), ":\n");

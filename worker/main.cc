@@ -18,6 +18,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "base/build_info.h"
+#include "base/clock.h"
 #include "base/env.h"
 #include "base/flags.h"
 #include "base/log.h"
@@ -28,6 +29,7 @@
 #include "control/client.h"
 #include "control/keys.h"
 #include "control/server.h"
+#include "proto/lease_terms.h"
 #include "worker/program/last_words.h"
 #include "worker/program/leader.h"
 
@@ -106,9 +108,9 @@ CommandSpec Spec() {
   flag(
       "lease_end", FlagKind::kText, "TIME",
       "when the site takes the accelerators back, as 2026-11-30T18:00:00Z; the region leaves after "
-      "the last round that fits. Else: open");
+      "the last round that fits. Else: as the job file says");
   flag("lease_lead", FlagKind::kDuration, "TIME",
-       "the site really ends so much earlier than --lease_end", "0s");
+       "the site really ends so much before the end of the lease. Else: as the job file says");
   flag("orchestrator_wait", FlagKind::kDuration, "TIME",
        "how long to wait for the orchestrator's first answer", "30s");
   flag("orchestrator_lost", FlagKind::kDuration, "TIME",
@@ -162,16 +164,17 @@ StatusOr<Lease> FindLease(const ParsedFlags& flags) {
   return LoadLease(absl::StrCat(directory, "/", flags.Text("region"), ".lease"));
 }
 
-// Seconds since the epoch; 0: open.
-StatusOr<double> LeaseEnd(const ParsedFlags& flags) {
-  if (!flags.Has("lease_end")) return 0.0;
-  absl::Time end;
-  std::string error;
-  if (!absl::ParseTime(absl::RFC3339_full, flags.Text("lease_end"), &end, &error)) {
-    return UsageError(absl::StrCat("--lease_end=", flags.Text("lease_end"),
-                                   " is not a time like 2026-11-30T18:00:00Z: ", error));
+// What the command line says of the lease; the rest is as the job file says.
+Status TakeLease(const ParsedFlags& flags, pb::Hello* hello) {
+  if (flags.Has("lease_lead")) hello->set_lease_lead(flags.Seconds("lease_lead"));
+  if (!flags.Has("lease_end")) return OkStatus();
+  const auto end = ParseLeaseTime(flags.Text("lease_end"));
+  if (!end.ok()) {
+    return UsageError(absl::StrCat("--lease_end=", flags.Text("lease_end"), ": ",
+                                   std::string(end.status().message())));
   }
-  return absl::ToDoubleSeconds(end - absl::UnixEpoch()) - flags.Seconds("lease_lead");
+  hello->set_lease_end(*end);
+  return OkStatus();
 }
 
 std::string RandomHex() {
@@ -216,10 +219,11 @@ AgentExit Lead(const ParsedFlags& flags, RegionWorker& worker, Communicator& con
   g_client.store(client->get());
   AgentOptions options;
   options.hello.set_protocol(kControlProtocol);
-  const auto lease_end = LeaseEnd(flags);
-  if (!lease_end.ok()) return finish_early(lease_end.status());
+  const Status taken = TakeLease(flags, &options.hello);
+  if (!taken.ok()) return finish_early(taken);
+  options.wall_offset = absl::ToDoubleSeconds(Clock::Real()->WallTime() - absl::UnixEpoch()) -
+                        Clock::Real()->MonotonicSeconds();
   options.survives = true;
-  options.hello.set_lease_end(*lease_end);
   options.hello.set_region(flags.Text("region"));
   options.hello.set_attempt(RandomHex());
   options.hello.set_workers(control.size());

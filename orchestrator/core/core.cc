@@ -27,6 +27,9 @@ Core::Core(Options options)
   CHECK(options_.job.regions_size() > 0);
   for (const pb::Region& region : options_.job.regions()) {
     CHECK(regions_.try_emplace(region.name(), region.name()).second) << region.name();
+    RegionEntry& entry = regions_.at(region.name());
+    entry.terms = TermsOf(region.lease());
+    entry.TakeLease();
     order_.push_back(region.name());
   }
   job_.run = options_.history.run + 1;
@@ -241,6 +244,8 @@ void Core::Dispatch(RegionEntry& entry, const pb::LeaderMessage& message) {
       return OnCheckpoint(entry, message.checkpoint());
     case pb::LeaderMessage::kHeartbeat:
       entry.TakeLinks(message.heartbeat().links(), order_);
+      round_time_.OnLinks(entry.name(), entry.UpRate());
+      TakeClock(entry, message.heartbeat().clock());
       SendWhatLacks(entry, message.heartbeat());
       return entry.Progress(
           message.heartbeat().doing(), 0,
@@ -288,7 +293,7 @@ std::string Core::WaitingText() const {
   std::vector<std::string> absent, joining, members;
   for (const std::string& name : order_) {
     const RegionState state = regions_.at(name).state();
-    if (state == RegionState::kAbsent) absent.push_back(name);
+    if (state == RegionState::kAbsent && IsExpected(regions_.at(name))) absent.push_back(name);
     if (state == RegionState::kJoining) joining.push_back(name);
     if (state == RegionState::kTraining || state == RegionState::kLeaving) members.push_back(name);
   }

@@ -16,7 +16,8 @@
 //      suspicion.cc
 //   6. Who is slower than the others takes fewer inner steps, if the job wants that.   pace.cc
 //   7. Who joins, has caught up or leaves: a planned view, taken at an edge.             planned.cc
-//   8. A new core goes on from what the one before recorded.                             restore.cc
+//   8. Whose lease ends leaves after the last round that fits.                            leases.cc
+//   9. A new core goes on from what the one before recorded.                             restore.cc
 // Where one does not, a fault, silence or a differing digest ends the job, naming the cause.
 //
 // What the driver owes: it calls one method at a time, with times that never go back; it persists
@@ -39,6 +40,7 @@
 
 #include "orchestrator/core/checkpoints.h"
 #include "orchestrator/core/ledger.h"
+#include "orchestrator/core/round_time.h"
 #include "orchestrator/core/records.h"
 #include "orchestrator/core/regions.h"
 #include "orchestrator/core/states.h"
@@ -257,11 +259,20 @@ class Core {
   void OnCaughtUp(RegionEntry& entry, const pb::CaughtUp& caught_up);
   void OnLeaving(RegionEntry& entry, const pb::Leaving& leaving);
   void PlanView();
-  pb::View WantedView() const;
+  pb::View WantedView();
   void TakeEdge(int64_t edge, const std::string& digest, const RoundFacts& facts);
   void Release(RegionEntry& entry);
   void ReleaseLeavers();
+
+  // leases.cc
+  // It is there, or is to come: the first view waits for it.
+  bool IsExpected(const RegionEntry& entry) const;
+  bool LeaseIsTooShort(RegionEntry& entry);
+  void TakeClock(RegionEntry& entry, double clock);
   void WatchLeases();
+  void SendLeaseEnd(RegionEntry& entry, double end, bool whole);
+  // Says once that the lease ends before the job will.
+  void TellLease(RegionEntry& entry, double end);
 
   // pace.cc
   // Of the round that is being committed.
@@ -292,6 +303,8 @@ class Core {
   int64_t committed_samples_ = 0;
   int64_t newest_saved_ = 0;  // round of the newest checkpoint that any region has written
   double round_seconds_ = 0;  // the longest of late
+  RoundTime round_time_;
+  double job_ends_ = 0;  // as it looks; 0: not known
 
   std::optional<ResumePoint> resume_;
   pb::View view_;  // id 0: none yet; without the fields that differ between regions

@@ -100,6 +100,7 @@ void Core::OnHello(const std::string& region, const pb::Hello& hello) {
   const bool took_fewer = entry.inner_steps > 0;
   entry.Begin(hello, now_);
   if (took_fewer) RecordMembership();
+  entry.TakeLease();
   silence_at_ = 0;
   RecordRegion(entry);
   Event("region_hello", region, -1,
@@ -252,7 +253,9 @@ std::vector<std::string> Core::ReadyRegions() const {
 
 bool Core::AllReady() const {
   const size_t ready = ReadyRegions().size();
-  if (ready == order_.size()) return true;
+  size_t expected = 0;
+  for (const auto& [name, entry] : regions_) expected += IsExpected(entry) ? 1 : 0;
+  if (ready > 0 && ready == expected) return true;
   bool loading = false;
   for (const auto& [name, entry] : regions_) loading |= entry.state() == RegionState::kJoining;
   if (options_.least_regions > 0 && !loading &&

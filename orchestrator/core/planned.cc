@@ -52,7 +52,7 @@ void Core::OnLeaving(RegionEntry& entry, const pb::Leaving& leaving) {
         absl::StrCat("region ", entry.name(), " leaves: ", leaving.reason()));
 }
 
-pb::View Core::WantedView() const {
+pb::View Core::WantedView() {
   bool wave = false;  // somebody fetches
   int64_t full = 0;
   for (const pb::Member& member : view_.members()) {
@@ -64,7 +64,7 @@ pb::View Core::WantedView() const {
   }
   pb::View wanted;
   for (const std::string& name : order_) {
-    const RegionEntry& entry = regions_.at(name);
+    RegionEntry& entry = regions_.at(name);
     switch (entry.state()) {
       case RegionState::kTraining:
         AddMember(&wanted, name, true);
@@ -73,7 +73,8 @@ pb::View Core::WantedView() const {
         AddMember(&wanted, name, entry.caught_up);
         break;
       case RegionState::kReady:
-        if (!wave && now_ >= entry.not_before && full <= options_.job.train().global_batch()) {
+        if (!wave && now_ >= entry.not_before && full <= options_.job.train().global_batch() &&
+            !LeaseIsTooShort(entry)) {
           AddMember(&wanted, name, false);
         }
         break;
@@ -198,25 +199,6 @@ void Core::ReleaseLeavers() {
         entry.left->round() < ledger_->next_round() && MemberOf(view_, name) < 0) {
       Release(entry);
     }
-  }
-}
-
-void Core::WatchLeases() {
-  if (state_ != JobState::kTraining || round_seconds_ <= 0) return;
-  for (const std::string& name : order_) {
-    RegionEntry& entry = regions_.at(name);
-    const double end = entry.hello().lease_end();
-    if (end <= 0 || entry.state() != RegionState::kTraining || entry.drain_sent) continue;
-    // The round under way and the next one: the word takes effect at an edge.
-    if (now_ + 2.2 * round_seconds_ < end) continue;
-    entry.drain_sent = true;
-    Event("lease_ends", name, -1,
-          absl::StrCat("the lease of region ", name, " ends at ", TimeOfDay(end),
-                       ": it leaves after the round under way"));
-    pb::OrchestratorMessage message;
-    message.mutable_drain()->set_reason("its lease ends");
-    message.mutable_drain()->set_finish_round(true);
-    Send(name, std::move(message));
   }
 }
 

@@ -330,6 +330,7 @@ bool Core::Commit(int64_t round) {
   }
   record.tokens_total = committed_samples_ * options_.job.data().sequence_length();
   round_seconds_ = std::max(record.seconds, round_seconds_ * 0.8);
+  round_time_.OnCommitted(record, reports_.at(round));
   digests_[round] = digest;
   for (const std::string& name : order_) {
     const RegionEntry& entry = regions_.at(name);

@@ -62,7 +62,10 @@ struct RegionRecord {
   std::vector<pb::WanLink> links;
   int64_t inner_steps = 0;  // that it is to take in a round; 0: the job's. Membership keeps it
   bool caught_up = false;  // an observer that holds the state
-  double lease_end = 0;
+  double lease_end = 0;    // on the region's clock; 0: open
+  // Not stored, like `links`.
+  int64_t lease_last_round = 0;  // that fits before the lease ends; 0: all
+  double job_ends = 0;           // as it looks; 0: not known
   std::optional<pb::Left> left;
   std::optional<pb::Ready> ready;  // only in the record that brings a new one
 };

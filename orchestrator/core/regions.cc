@@ -44,7 +44,11 @@ void RegionEntry::Begin(const pb::Hello& hello, double now) {
   checkpoint_failure.clear();
   fault.reset();
   left.reset();
-  caught_up = drain_sent = false;
+  caught_up = false;
+  drain_sent_at = 0;
+  clock_offset.reset();
+  lease_told = short_told = clock_told = false;
+  last_round = 0;
   pace.Clear();
   inner_steps = 0;
   not_before = holds_since = 0;
@@ -117,6 +121,19 @@ void RegionEntry::TakeLinks(const google::protobuf::RepeatedPtrField<pb::WanLink
   }
 }
 
+double RegionEntry::UpRate() const {
+  double rate = 0;
+  for (const pb::WanLink& link : links_) {
+    if (!(link.up_rate() > 0)) return 0;
+    rate += link.up_rate();
+  }
+  return rate;
+}
+
+double RegionEntry::LeaseEndsAt() const {
+  return lease_end_ > 0 ? lease_end_ + std::min(0.0, clock_offset.value_or(0)) : 0;
+}
+
 void RegionEntry::Report(const pb::RoundReport& report) {
   if (report.round() >= round_) digest_ = report.digest();
   Progress("", report.round(), report.has_phases() ? &report.phases() : nullptr);
@@ -143,7 +160,9 @@ RegionRecord RegionEntry::ToRecord() const {
   record.links = links_;
   record.inner_steps = inner_steps;
   record.caught_up = caught_up;
-  record.lease_end = hello_.lease_end();
+  record.lease_end = lease_end_;
+  record.lease_last_round = last_round;
+  record.job_ends = job_ends;
   record.left = left;
   return record;
 }
@@ -163,7 +182,7 @@ void RegionEntry::Restore(const RegionRecord& record, double now) {
   hello_.set_host(record.host);
   hello_.set_pid(record.pid);
   hello_.set_version(record.version);
-  hello_.set_lease_end(record.lease_end);
+  lease_end_ = record.lease_end;
   doing_ = record.doing;
   round_ = record.round;
   digest_ = record.digest;

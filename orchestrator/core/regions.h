@@ -18,6 +18,7 @@
 #include "orchestrator/core/pace.h"
 #include "orchestrator/core/records.h"
 #include "orchestrator/core/states.h"
+#include "proto/lease_terms.h"
 
 namespace atl {
 
@@ -64,6 +65,12 @@ class RegionEntry {
   // Its lines to other regions; what is not of `regions`, or comes twice, is left out.
   void TakeLinks(const google::protobuf::RepeatedPtrField<pb::WanLink>& links,
                  const std::vector<std::string>& regions);
+  // Of all its links together, bytes/s; 0: not all are known.
+  double UpRate() const;
+  // The end of its lease, from `terms` and its hello.
+  void TakeLease() { lease_end_ = LeaseEnd(terms, hello_); }
+  // When its lease ends, on our clock; 0: open.
+  double LeaseEndsAt() const;
   void Report(const pb::RoundReport& report);
 
   RegionRecord ToRecord() const;
@@ -80,11 +87,16 @@ class RegionEntry {
   // What it said then; looked at when that round is committed.
   int64_t caught_up_round = 0;
   std::string caught_up_digest;
-  bool drain_sent = false;
   Pace pace;
   int64_t inner_steps = 0;  // that it is to take in a round; 0: the job's
-  double not_before = 0;   // not taken into a planned view before
-  double holds_since = 0;  // 0: its round is not broken, as far as it says
+  LeaseTerms terms;                    // of the job file
+  std::optional<double> clock_offset;  // ours minus its own; at most so much
+  bool lease_told = false, short_told = false, clock_told = false;
+  int64_t last_round = 0;    // that fits before its lease ends; 0: all of the job's
+  double job_ends = 0;       // as it looks; 0: not known
+  double drain_sent_at = 0;  // 0: not
+  double not_before = 0;     // not taken into a planned view before
+  double holds_since = 0;    // 0: its round is not broken, as far as it says
 
  private:
   const std::string name_;
@@ -101,6 +113,7 @@ class RegionEntry {
   std::string digest_;
   pb::PhaseSeconds phases_;
   std::vector<pb::WanLink> links_;
+  double lease_end_ = 0;  // on its clock; 0: open
 };
 
 // "a", "a and b", "a, b and c".

@@ -24,7 +24,14 @@ void Core::Restore(const History& history) {
   }
   for (const RegionRecord& record : history.regions) {
     const auto found = regions_.find(record.name);
-    if (found != regions_.end()) found->second.Restore(record, job_.since);
+    if (found == regions_.end()) continue;
+    found->second.Restore(record, job_.since);
+    // A job file with another lease: it was made longer, say.
+    for (const pb::Region& before : history.job->job.regions()) {
+      const bool same = before.lease().SerializeAsString() ==
+                        LeaseOf(options_.job, record.name).SerializeAsString();
+      if (before.name() == record.name && !same) found->second.TakeLease();
+    }
   }
   for (const auto& [name, steps] : membership.inner_steps()) {
     const auto found = regions_.find(name);

@@ -6,6 +6,8 @@
 
 #include "absl/time/time.h"
 #include "orchestrator/store/details.h"
+#include "orchestrator/store/lease_json.h"
+#include "proto/lease_terms.h"
 #include "proto/round_plan.h"
 
 namespace atl {
@@ -92,6 +94,7 @@ StatusOr<Summary> Summary::Load(Store& store) {
     if (!summary.first_round_) summary.first_round_ = round;
     summary.last_round_ = round;
   }));
+  RETURN_IF_ERROR(store.ForEachEvent([&](const EventRecord& event) { summary.Take(event); }));
   ASSIGN_OR_RETURN(const std::vector<Store::Evaluation> evaluations, store.Evaluations());
   if (!evaluations.empty()) {
     summary.first_evaluation_ = evaluations.front();
@@ -127,6 +130,8 @@ void Summary::Take(const Record& record) {
     last_evaluation_ = {evaluation->round,
                         evaluation->loss_sum / static_cast<double>(evaluation->tokens)};
     if (!first_evaluation_) first_evaluation_ = last_evaluation_;
+  } else if (const auto* event = std::get_if<EventRecord>(&record)) {
+    if (event->kind == "region_hello") first_heard_.emplace(event->region, event->time);
   } else if (const auto* checkpoint = std::get_if<CheckpointRecord>(&record)) {
     if (checkpoint->complete) {
       last_checkpoint_ = std::max(last_checkpoint_, checkpoint->checkpoint.round());
@@ -141,6 +146,10 @@ std::string Summary::ToJson(double now) const {
   double seconds = 0;
   Json regions = Json::array();
   const int64_t job_steps = InnerSteps(job.job);
+  LeaseCost cost;
+  std::string currency;
+  bool priced = false;
+  const double until = job.ended > 0 ? job.ended : now;
   for (const pb::Region& listed : job.job.regions()) {
     const auto found = regions_.find(listed.name());
     RegionRecord region = found != regions_.end() ? found->second : RegionRecord();
@@ -149,6 +158,14 @@ std::string Summary::ToJson(double now) const {
     compute += region.phases.compute();
     seconds += SumOf(region.phases);
     if (region.digest.empty()) region.digest = job.resumed_digest;
+    const auto heard = first_heard_.find(listed.name());
+    const double first_heard = heard != first_heard_.end() ? heard->second : 0;
+    const LeaseTerms terms = TermsOf(listed.lease());
+    const LeaseCost one = CostOf(listed.lease(), region, first_heard, until);
+    priced = priced || terms.price > 0;
+    if (terms.price > 0) currency = terms.currency;
+    cost.so_far += one.so_far, cost.at_end += one.at_end;
+    cost.at_end_known = cost.at_end_known && one.at_end_known;
     regions.push_back({{"name", listed.name()},
                        {"workers", region.workers},
                        {"digest", region.digest},
@@ -163,6 +180,7 @@ std::string Summary::ToJson(double now) const {
                        {"host", region.host},
                        {"accelerator", region.accelerator},
                        {"wan_bytes_sent", totals.wan_bytes_sent},
+                       {"lease", LeaseToJson(listed.lease(), region, first_heard, until)},
                        {"links", LinksToJson(region.links)},
                        {"phases", PhasesToJson(region.phases)}});
   }
@@ -171,7 +189,9 @@ std::string Summary::ToJson(double now) const {
   const int64_t round = last_round_ ? last_round_->round : 0;
   const bool resumed_later = job.resumed_from > round;
   const auto or_null = [](bool there, auto value) { return there ? Json(value) : Json(nullptr); };
-  const double until = job.ended > 0 ? job.ended : now;
+  const Json costs{{"so_far", cost.so_far},
+                   {"at_end", or_null(cost.at_end_known, cost.at_end)},
+                   {"currency", or_null(!currency.empty(), currency)}};
   return Dump(
       Json{{"job", job.job.name()},
            {"state", job.state},
@@ -195,6 +215,7 @@ std::string Summary::ToJson(double now) const {
             or_null(last_evaluation_.has_value(), last_evaluation_ ? last_evaluation_->round : 0)},
            {"digest", last_round_ && !resumed_later ? last_round_->digest : job.resumed_digest},
            {"regions", std::move(regions)},
+           {"cost", priced ? costs : Json(nullptr)},
            {"wan_bytes_sent", wan_bytes_sent},
            {"compute_utilization", seconds > 0 ? compute / seconds : 0.0},
            {"wall_seconds", job.first_view > 0 ? std::max(0.0, until - job.first_view) : 0.0},

@@ -28,6 +28,7 @@ class Summary {
   std::optional<Store::Evaluation> first_evaluation_;
   std::optional<Store::Evaluation> last_evaluation_;
   int64_t last_checkpoint_ = 0;
+  std::map<std::string, double> first_heard_;  // when regions first said hello, over all runs
   // What regions reported of rounds that are not committed yet.
   std::map<std::pair<int64_t, std::string>, Store::RegionTotals> reported_;
 };

@@ -1,6 +1,7 @@
 // The simulator itself: runs repeat, scenarios are read, and a broken promise is seen.
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "tools/sim/promises.h"
 #include "tools/sim/settings.h"
 #include "tools/sim/world.h"
@@ -26,6 +27,35 @@ TEST(Sim, AQuietRunCommitsAllRounds) {
   const Outcome outcome = world.Run();
   EXPECT_EQ(outcome.broken, "");
   EXPECT_EQ(outcome.rounds, 6);
+}
+
+std::map<std::string, int64_t> CountsOf(const std::string& scenario, uint64_t seeds) {
+  std::map<std::string, int64_t> counts;
+  for (uint64_t seed = 1; seed <= seeds; ++seed) {
+    auto settings = ParseScenario(scenario);
+    EXPECT_TRUE(settings.ok()) << settings.status();
+    settings->seed = seed;
+    const Outcome outcome = World(*settings, false).Run();
+    EXPECT_EQ(outcome.broken, "") << seed;
+    for (const auto& [what, count] : outcome.counts) counts[what] += count;
+  }
+  return counts;
+}
+
+constexpr char kLeases[] =
+    "regions 4\nrounds 60\nstep_seconds 0.3\nclock_skew 5\n"
+    "at 5 lease 1 for 30\nat 20 lease 2 for 45\nat 70 lease 3 for 25\n";
+
+TEST(Sim, NoLeaseEndsInsideARound) {
+  auto counts = CountsOf(kLeases, 60);
+  EXPECT_GT(counts["core:lease_ends"], 100);
+  EXPECT_EQ(counts["a lease ended inside a round"], 0);
+}
+
+TEST(Sim, NoLeaseEndsInsideARoundWhileTheOrchestratorIsAway) {
+  auto counts = CountsOf(absl::StrCat(kLeases, "at 24 orchestrator for 40\n"), 60);
+  EXPECT_GT(counts["exit 75"], 60);
+  EXPECT_EQ(counts["a lease ended inside a round"], 0);
 }
 
 // What each broke is told by a test of the core or the agent (core_membership_test.cc,

@@ -75,8 +75,10 @@ void Keeper::Start() {
   Core::Options options;
   options.job = world_->job();
   options.protocol = 1;
-  options.least_regions =
-      world_->settings().absent > 0 ? world_->settings().regions - world_->settings().absent : 0;
+  const Settings& settings = world_->settings();
+  if (settings.absent > 0 && !settings.lease_starts) {
+    options.least_regions = settings.regions - settings.absent;
+  }
   options.random_bytes = [](size_t size) { return std::string(size, 'k'); };
   options.history = store_.history();
   core_ = std::make_unique<Core>(std::move(options));

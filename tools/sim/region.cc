@@ -41,9 +41,13 @@ Region::Region(World* world, int index)
   const double spread = world_->settings().clock_spread;
   clock_rate_ = 1 + world_->dice().Uniform(-spread, spread);
   clock_offset_ = world_->dice().Uniform(0, 1000);
+  const double skew = world_->settings().clock_skew;
+  skew_ = Dice(DeriveSeed(world_->settings().seed, absl::StrCat("sim:skew:", index)))
+              .Uniform(-skew, skew);
 }
 
 double Region::world_time() const { return world_->now(); }
+double Region::Calendar() const { return world_->now() + skew_; }
 double Region::Clock() const { return clock_offset_ + clock_rate_ * world_->now(); }
 
 // In this life; not while stopped.
@@ -75,7 +79,13 @@ void Region::Start() {
   options.hello.set_attempt(absl::StrCat(name_, ".", life_));
   options.hello.set_workers(workers_);
   options.hello.set_host(name_);
-  if (lease_seconds_ > 0) options.hello.set_lease_end(world_->now() + lease_seconds_);
+  options.wall_offset = Calendar() - Clock();
+  if (lease_seconds_ > 0) {
+    options.hello.set_lease_end(Calendar() + lease_seconds_);
+    world_->events().In(lease_seconds_, [this, life = life_] {
+      if (life == life_ && agent_ != nullptr) EndLease();
+    });
+  }
   lease_seconds_ = 0;
   options.survives = true;
   options.orchestrator_wait_seconds = 1e9;
@@ -92,9 +102,21 @@ void Region::Tick() {
   Later(0.9, [this] { Tick(); });
 }
 
+// The site asks nobody.
+void Region::EndLease() {
+  world_->Count("a lease ended under a region");
+  if (memory_.has_state && !memory_.observes && memory_.training > memory_.round) {
+    world_->Count("a lease ended inside a round");
+    world_->Say(absl::StrCat(name_, " is in round ", memory_.training, " when its lease ends"));
+  }
+  Crash(world_->dice().Uniform(5, 30), false);
+}
+
 void Region::Beat() {
   if (agent_->state() != Agent::State::kGreeting) {
-    world_->ToOrchestrator(index_, agent_->Heartbeat("", pb::PhaseSeconds()));
+    pb::LeaderMessage message = agent_->Heartbeat("", pb::PhaseSeconds());
+    message.mutable_heartbeat()->set_clock(Calendar());
+    world_->ToOrchestrator(index_, message);
   }
   Later(1, [this] { Beat(); });
 }

@@ -30,6 +30,7 @@ class Region {
   // The next state that it makes is damaged.
   void Damage() { damage_ = true; }
   bool IsDamaged() const { return memory_.damaged; }
+  // The next start's site takes everything back after so long.
   void SetLease(double seconds) { lease_seconds_ = seconds; }
 
   bool alive() const { return agent_ != nullptr; }
@@ -82,6 +83,8 @@ class Region {
   void Apply(AgentActions actions);
   void Tick();
   void Beat();
+  double Calendar() const;
+  void EndLease();
   void Die();
 
   void Run(const pb::RegionCommand& command);
@@ -111,6 +114,7 @@ class Region {
   const int workers_;
   double clock_rate_ = 1;
   double clock_offset_ = 0;
+  double skew_ = 0;  // of its calendar
   std::unique_ptr<Agent> agent_;
   int64_t life_ = 0;
   double paused_until_ = 0;

@@ -33,6 +33,9 @@ Settings DrawSettings(uint64_t seed, int least_regions, int most_regions) {
   if (dice.Chance(0.3)) s.absent = static_cast<int>(dice.Below(s.regions));
   s.faults = dice.Chance(0.05) ? 0 : static_cast<int>(dice.Between(1, 12));
   s.fault_seconds = dice.Uniform(5, 90);
+  Dice leases(DeriveSeed(seed, "sim:leases"));
+  if (leases.Chance(0.4)) s.clock_skew = leases.Uniform(0, 10);
+  s.lease_starts = leases.Chance(0.5);
   return s;
 }
 
@@ -94,6 +97,7 @@ StatusOr<Settings> ParseScenario(const std::string& text) {
                                                   {"repeat", &s.repeat},
                                                   {"lateness", &s.lateness},
                                                   {"clock_spread", &s.clock_spread},
+                                                  {"clock_skew", &s.clock_skew},
                                                   {"fault_seconds", &s.fault_seconds},
                                                   {"slow_factor", &s.slow_factor},
                                                   {"slow_seconds", &s.slow_seconds},

@@ -39,7 +39,9 @@ struct Settings {
   int64_t save_every = 3;
   int64_t evaluate_every = 4;
   double clock_spread = 0;
-  int absent = 0;  // regions that come later
+  double clock_skew = 0;      // regions' calendars are off by so many seconds at most
+  bool lease_starts = false;  // who comes later has a lease that says so
+  int absent = 0;             // regions that come later
   int faults = 0;
   double fault_seconds = 60;  // they begin within so long
   int slow_policy = 0;        // SlowRegions.Policy

@@ -17,6 +17,8 @@ namespace {
 constexpr size_t kTranscriptLines = 4000;
 constexpr double kWatchSeconds = 0.25;
 constexpr int64_t kEventsAtOnce = 100000;
+// Regions that come later come after 5 s; the made-up clock begins at 1000 s.
+constexpr char kLaterLease[] = "1970-01-01T00:16:45Z";
 
 pb::Job JobOf(const Settings& settings) {
   pb::Job job;
@@ -33,7 +35,13 @@ pb::Job JobOf(const Settings& settings) {
   job.mutable_sync()->mutable_slow()->set_policy(
       static_cast<pb::SlowRegions::Policy>(settings.slow_policy));
   job.mutable_sync()->mutable_slow()->set_quorum(settings.quorum);
-  for (int i = 0; i < settings.regions; ++i) job.add_regions()->set_name(NameOf(i));
+  for (int i = 0; i < settings.regions; ++i) {
+    pb::Region* region = job.add_regions();
+    region->set_name(NameOf(i));
+    if (settings.lease_starts && i >= settings.regions - settings.absent) {
+      region->mutable_lease()->set_start(kLaterLease);
+    }
+  }
   return job;
 }
 
@@ -223,8 +231,9 @@ Outcome World::Run() {
   }
   if (promises_.broken().empty() && keeper_->end()) {
     const Ended& end = *keeper_->end();
-    const bool damaged =
-        counts_.contains("fault:damage") && absl::StrContains(end.reason, "no majority");
+    const bool damaged = counts_.contains("fault:damage") &&
+                         (absl::StrContains(end.reason, "no majority") ||
+                          absl::StrContains(end.reason, "could not load memory"));
     if (damaged) {
       ++counts_["damage without a majority"];
     } else if (end.state == JobState::kFailed) {

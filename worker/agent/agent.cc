@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/units.h"
+#include "proto/lease_terms.h"
 #include "worker/agent/answers.h"
 
 namespace atl {
@@ -12,6 +13,7 @@ namespace {
 
 constexpr double kHelloSeconds = 2;        // between repetitions
 constexpr double kKeyRejectedSeconds = 2;  // rejected this long: not a passing fault
+constexpr double kLastSeconds = 0.5;       // of a lease: to end the processes
 constexpr double kFaultSeconds =
     15;  // a failed region waits this long to be told how the job ended
 
@@ -161,6 +163,7 @@ AgentActions Agent::OnMessage(const pb::OrchestratorMessage& message, double now
 
 void Agent::OnWelcome(const pb::Welcome& welcome, AgentActions* actions) {
   job_ = welcome.job();
+  lease_end_ = LeaseEnd(TermsOf(LeaseOf(job_, options_.hello.region())), options_.hello);
   if (welcome.heartbeat_seconds() > 0) heartbeat_seconds_ = welcome.heartbeat_seconds();
   actions->say.push_back(
       absl::StrCat("joined job ", job_.name(), " as region ", options_.hello.region()));
@@ -197,6 +200,7 @@ void Agent::Enter(const pb::View& view, AgentActions* actions) {
   steps_done_ = position_ = 0;
   ForgetLateness();
   carries_late_ = false;
+  round_began_ = 0;
   short_.Clear();
   actions->say.push_back(absl::StrCat("view ", view.id(), ": ", view.members_size(), " regions, ",
                                       view.lanes(), " lanes, round ", view.first_round(), " next"));
@@ -275,6 +279,10 @@ AgentActions Agent::OnLink(Link link, const std::string& text, double now) {
   return actions;
 }
 
+bool Agent::LeaseIsOver(double now) const {
+  return lease_end_ > 0 && now + options_.wall_offset > lease_end_ - kLastSeconds;
+}
+
 AgentActions Agent::OnTick(double now) {
   AgentActions actions;
   if (state_ == State::kOver) return actions;
@@ -297,7 +305,7 @@ AgentActions Agent::OnTick(double now) {
     if (now - failed_at_ >= kFaultSeconds)
       Exit(failure_.code, failure_.why, failure_.is_cause, &actions);
   } else if (state_ == State::kLeaving && leave_wanted_ &&
-             now - left_at_ >= options_.leave_seconds) {
+             (now - left_at_ >= options_.leave_seconds || LeaseIsOver(now))) {
     Exit(ExitCode::kStoppedCleanly, "", false, &actions);
   } else if ((state_ == State::kWaiting || state_ == State::kLeaving ||
               state_ == State::kHolding) &&

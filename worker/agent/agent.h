@@ -65,6 +65,7 @@ struct AgentOptions {
   double orchestrator_wait_seconds = 30;   // for the first Welcome
   double orchestrator_lost_seconds = 600;  // without a word where one is needed
   double leave_seconds = 20;               // a leaver waits this long for its release
+  double wall_offset = 0;  // `now` of all calls + this: seconds since the Unix epoch
 };
 
 struct AgentExit {
@@ -193,6 +194,10 @@ class Agent {
   void OnFence(const pb::Fence& fence, double now, AgentActions* actions);
   void OnDropped(const pb::Dropped& dropped, double now, AgentActions* actions);
   void OnDrain(const pb::Drain& drain, double now, AgentActions* actions);
+  // At the beginning of a round: is it the last one that fits before the lease ends?
+  void WatchLease(double now, AgentActions* actions);
+  // Who has left does not wait for its release any longer.
+  bool LeaseIsOver(double now) const;
   void AnswerFence(double now, AgentActions* actions);
   bool Held() const;
   bool Observes() const;
@@ -277,6 +282,9 @@ class Agent {
   bool heard_any_ = false;   // an observer has heard a result in this view
   bool caught_up_ = false;
   pb::ReduceRound::Mode mode_ = pb::ReduceRound::CONTRIBUTE;
+  double lease_end_ = 0;       // Unix epoch; 0: open
+  double round_began_ = 0;     // the newest one, and
+  double round_seconds_ = 0;   // from one to the next, with what lies between: the longest of late
   bool leave_wanted_ = false;  // this region, alone
   bool leave_after_round_ = false;
   bool left_round_ = false;  // the notes of committed_ say that it was our last

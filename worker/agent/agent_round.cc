@@ -10,6 +10,13 @@ namespace atl {
 
 namespace {
 
+// Of what a round took longest, to the next one.
+constexpr double kForget = 0.8;
+// Kept free at the end of a lease.
+constexpr double kReserveSeconds = 1;
+constexpr double kReserveShare = 0.05;  // of a round
+constexpr double kSwitchSeconds = 5;    // to leave takes so long at least
+
 // The view whose plan says what is trained in `round`: the one that takes over, if it has it.
 const pb::View& PlanOf(const pb::View& present, const std::optional<pb::View>& next,
                        int64_t round) {
@@ -46,6 +53,7 @@ void Agent::Next(double now, AgentActions* actions) {
       return;
     }
     BeginRound(now);
+    WatchLease(now, actions);
   }
   const bool cut = leave_wanted_ && !leave_after_round_ && steps_done_ > 0;
   const bool awaited = quorum_begun_ && steps_done_ > 0 && !Held();
@@ -95,12 +103,34 @@ void Agent::BeginRound(double now) {
   begun_ = true;
   offered_ = false;
   steps_done_ = 0;
+  if (round_ == committed_ && round_began_ > 0) {
+    round_seconds_ = std::max(now - round_began_, kForget * round_seconds_);
+  }
+  round_began_ = now;
   round_ = committed_ + 1;
   round_started_at_ = now;
   const pb::View& view = PlanOf(view_, next_view_, round_);
   plan_ = PlanRound(view, job_, MemberOf(view, options_.hello.region()), round_);
   report_.Clear();
   report_.set_round(round_);
+}
+
+// The orchestrator plans the same (orchestrator/core/leases.cc), sees more and says so; with a larger
+// reserve, so that its word comes first. This is for when it is away.
+void Agent::WatchLease(double now, AgentActions* actions) {
+  if (!options_.survives || lease_end_ <= 0 || round_seconds_ <= 0) return;
+  const double left = lease_end_ - now - options_.wall_offset - kReserveSeconds -
+                      std::max(0.0, kSwitchSeconds - round_seconds_);
+  if (leave_wanted_) {
+    // It could not leave after the last round that fitted.
+    leave_after_round_ = leave_after_round_ && left >= round_seconds_;
+    return;
+  }
+  if (left >= (2 + kReserveShare) * round_seconds_) return;
+  pb::Drain drain;
+  drain.set_reason("its lease ends");
+  drain.set_finish_round(left >= round_seconds_);
+  OnDrain(drain, now, actions);
 }
 
 void Agent::Train(double now, AgentActions* actions) {

@@ -200,6 +200,7 @@ void Agent::Rejoin(double now, AgentActions* actions) {
   saved_ = true;
   steps_done_ = position_ = 0;
   round_ = committed_ = 0;
+  round_began_ = 0;
   state_ = State::kWaiting;
   if (stop_reason_) return LeaveBeforeAnyView(*stop_reason_, now, actions);
   actions->send.push_back(Greeting());

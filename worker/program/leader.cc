@@ -106,7 +106,11 @@ void Leader::SendHeartbeat(double now) {
 }
 
 pb::LeaderMessage Leader::CurrentHeartbeat() const {
-  return agent_.Heartbeat(worker_->doing(), worker_->phases(), worker_->links());
+  pb::LeaderMessage message =
+      agent_.Heartbeat(worker_->doing(), worker_->phases(), worker_->links());
+  message.mutable_heartbeat()->set_clock(
+      absl::ToDoubleSeconds(Clock::Real()->WallTime() - absl::UnixEpoch()));
+  return message;
 }
 
 void Leader::Submit(pb::RegionCommand command) {
