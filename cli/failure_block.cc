@@ -13,9 +13,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/file.h"
+#include "base/units.h"
 #include "cli/run_directory.h"
 
 namespace atl {
@@ -113,6 +115,59 @@ void AppendLine(const char* label, const std::string& text, std::string* block) 
   }
 }
 
+// Inner steps that were done of the round that `doing` is about: "inner step 12/30 of round 41",
+// "all-reduce of round 41".
+int64_t StepsDone(const std::string& doing, int64_t inner_steps) {
+  static const std::regex* const step = new std::regex("inner step ([0-9]{1,9})/");
+  std::smatch match;
+  if (doing.size() < 1000 && std::regex_search(doing, match, *step))
+    return std::stoll(match[1]) - 1;
+  return absl::StartsWith(doing, "all-reduce") ? inner_steps : 0;
+}
+
+// What a region takes with it while the others go on.
+std::string LostByRegion(const Failure& failure, const FailureContext& context,
+                         double round_seconds) {
+  const int64_t steps = StepsDone(failure.doing, context.inner_steps);
+  if (steps == 0) return "committed rounds: none";
+  std::string text = absl::StrCat(steps, " inner steps of ", failure.region);
+  if (context.inner_steps > 0 && round_seconds > 0) {
+    const double seconds =
+        round_seconds * static_cast<double>(steps) / static_cast<double>(context.inner_steps);
+    absl::StrAppend(&text, " (about ", FormatDuration(seconds), " of ", context.workers,
+                    context.workers == 1 ? " worker)" : " workers)");
+  }
+  return text + "; committed rounds: none";
+}
+
+std::string Headline(const Failure& failure, const FailureContext& context, int64_t committed) {
+  std::string text = context.goes_on ? absl::StrCat("FAILED  region ", failure.region, " of job ")
+                                     : std::string("FAILED  job ");
+  absl::StrAppend(&text, context.job, " at round ", committed + 1);
+  if (context.inner_steps > 0) {
+    absl::StrAppend(
+        &text, ", step ",
+        committed * context.inner_steps + StepsDone(failure.doing, context.inner_steps) + 1);
+  }
+  if (failure.time > absl::InfinitePast()) {
+    absl::StrAppend(&text, absl::FormatTime(" (%H:%M:%S UTC)", failure.time, absl::UTCTimeZone()));
+  }
+  return text + "\n";
+}
+
+std::string EffectText(const Failure& failure, const FailureContext& context) {
+  std::vector<std::string> parts;
+  if (failure.victims > 0) {
+    parts.push_back(absl::StrCat(failure.victims, " other workers ended with it (not the cause)"));
+  }
+  if (context.goes_on) {
+    parts.push_back(context.others.empty()
+                        ? std::string("no other region trains")
+                        : absl::StrCat(absl::StrJoin(context.others, ", "), " went on"));
+  }
+  return absl::StrJoin(parts, "; ");
+}
+
 std::string LostText(const nlohmann::json& summary) {
   const int64_t committed = static_cast<int64_t>(NumberOr(summary, "rounds_committed", 0));
   const int64_t saved = static_cast<int64_t>(NumberOr(summary, "last_checkpoint", 0));
@@ -167,13 +222,8 @@ std::optional<Failure> FindFailure(const std::vector<RegionEvidence>& regions) {
 
 std::string FailureText(const Failure& failure, const nlohmann::json& summary,
                         const FailureContext& context) {
-  std::string block = absl::StrCat("FAILED  job ", context.job);
   const int64_t round = static_cast<int64_t>(NumberOr(summary, "rounds_committed", 0));
-  absl::StrAppend(&block, round > 0 ? absl::StrCat(" after round ", round) : " before round 1");
-  if (failure.time > absl::InfinitePast()) {
-    absl::StrAppend(&block, absl::FormatTime(" (%H:%M:%S UTC)", failure.time, absl::UTCTimeZone()));
-  }
-  block += "\n";
+  std::string block = Headline(failure, context, round);
   std::string who;
   if (!failure.region.empty()) {
     who = absl::StrCat("region ", failure.region);
@@ -189,12 +239,14 @@ std::string FailureText(const Failure& failure, const nlohmann::json& summary,
   }
   AppendLine("cause", cause, &block);
   AppendLine("doing", failure.doing, &block);
-  if (failure.victims > 0) {
-    AppendLine("effect",
-               absl::StrCat(failure.victims, " other workers ended with it (not the cause)"),
-               &block);
+  AppendLine("effect", EffectText(failure, context), &block);
+  double round_seconds = 0;
+  for (const std::string& line : LastLines(context.run_dir + "/rounds.jsonl", 2)) {
+    if (const auto one = ParseRoundLine(line)) round_seconds = one->seconds;
   }
-  AppendLine("lost", LostText(summary), &block);
+  AppendLine("lost",
+             context.goes_on ? LostByRegion(failure, context, round_seconds) : LostText(summary),
+             &block);
   AppendLine("log", failure.log, &block);
   for (const std::string& line : failure.log_lines) {
     absl::StrAppend(&block, "          | ", line.substr(0, 400), "\n");

@@ -50,8 +50,13 @@ std::optional<Failure> FindFailure(const std::vector<RegionEvidence>& regions);
 struct FailureContext {
   std::string run_dir;
   std::string job;
-  int64_t oom_kills = 0;  // by the kernel since the start
-  std::string next;       // what to do
+  int64_t oom_kills = 0;    // by the kernel since the start
+  std::string next;         // what to do, or what happens
+  int64_t inner_steps = 0;  // of a round; 0: not known
+  // A region failed and the job goes on: with these.
+  bool goes_on = false;
+  std::vector<std::string> others;
+  int workers = 1;  // of that region
 };
 std::string FailureText(const Failure& failure, const nlohmann::json& summary,
                         const FailureContext& context);

@@ -12,6 +12,7 @@
 #include "cli/run_directory.h"
 #include "cli/train_run.h"
 #include "cli/train_setup.h"
+#include "proto/round_plan.h"
 
 namespace atl {
 namespace {
@@ -137,6 +138,7 @@ StatusOr<ExitCode> TrainPrepared(const TrainSetup& setup, const std::string& job
     context.run_dir = setup.run_dir;
     context.job = setup.job.name();
     context.oom_kills = result.oom_kills;
+    context.inner_steps = InnerSteps(setup.job);
     context.next = absl::StrCat("mend the cause, then start the same command again; `atoll status ",
                                 setup.run_dir, "` shows how the job stands");
     output.Talk(output.PaintTalk(Colour::kRed, FailureText(*result.failure, summary, context)));

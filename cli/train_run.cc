@@ -19,6 +19,7 @@
 #include "base/units.h"
 #include "cli/run_directory.h"
 #include "proto/lease_terms.h"
+#include "proto/round_plan.h"
 
 namespace atl {
 namespace {
@@ -263,6 +264,11 @@ void TrainRun::NoteRegionEnd(Region* region) {
   if (region->session == nullptr || region->evidence.end || !region->session->end()) return;
   region->evidence.end = region->session->end();
   const ProcessEnd& end = *region->evidence.end;
+  if (end.exit_code == static_cast<int>(ExitCode::kStoppedCleanly) && end.signal == 0 &&
+      !stopping_) {
+    progress_.Say(
+        absl::StrCat("region ", region->evidence.name, " left: exit code ", end.exit_code));
+  }
   if (LeftWell(end) || killed_) return;
   const bool wrong = end.signal == 0 && end.exit_code == static_cast<int>(ExitCode::kUsage);
   std::optional<double> wait;
@@ -275,6 +281,32 @@ void TrainRun::NoteRegionEnd(Region* region) {
                         region->restarts.in_a_row(), " of ", region->restarts.most(), ")");
   }
   progress_.Say(absl::StrCat("region ", region->evidence.name, " ended: ", end.Text(), "; ", next));
+  if (orchestrated && !stopping_) {
+    ShowFailure(region->evidence, wait ? next + "; it then fetches the state and joins" : next);
+  }
+}
+
+void TrainRun::ShowFailure(const RegionEvidence& evidence, const std::string& next) {
+  auto failure = FindFailure({evidence});
+  if (!failure) return;
+  if (failure->doing.empty()) failure->doing = LastDoing(evidence.name);
+  if (failure->time == absl::InfinitePast()) failure->time = Clock::Real()->WallTime();
+  FailureContext context;
+  context.run_dir = setup_.run_dir;
+  context.job = setup_.job.name();
+  context.oom_kills = OutOfMemoryKills() - oom_kills_before_;
+  context.next = next;
+  context.inner_steps = InnerSteps(setup_.job);
+  context.goes_on = true;
+  context.workers = evidence.workers;
+  for (const Region& other : regions_) {
+    if (other.session != nullptr && !other.evidence.end) {
+      context.others.push_back(other.evidence.name);
+    }
+  }
+  std::string text = FailureText(*failure, ReadSummary(setup_.run_dir), context);
+  text.pop_back();  // its last line break
+  progress_.Say(text);
 }
 
 void TrainRun::StartAgain() {

@@ -66,6 +66,8 @@ class TrainRun {
   bool Step();
   void NoteRegionEnds();
   void NoteRegionEnd(Region* region);
+  // A region failed and the job goes on: the same block as at the end of a job.
+  void ShowFailure(const RegionEvidence& evidence, const std::string& next);
   // Starts again what is due.
   void StartAgain();
   // Whether it is over; else it is, or will be, started again.

@@ -40,9 +40,9 @@
 
 #include "orchestrator/core/checkpoints.h"
 #include "orchestrator/core/ledger.h"
-#include "orchestrator/core/round_time.h"
 #include "orchestrator/core/records.h"
 #include "orchestrator/core/regions.h"
+#include "orchestrator/core/round_time.h"
 #include "orchestrator/core/states.h"
 #include "proto/round_plan.h"
 
@@ -270,6 +270,7 @@ class Core {
   bool LeaseIsTooShort(RegionEntry& entry);
   void TakeClock(RegionEntry& entry, double clock);
   void WatchLeases();
+  void WeighNotice(RegionEntry& entry);
   void SendLeaseEnd(RegionEntry& entry, double end, bool whole);
   // Says once that the lease ends before the job will.
   void TellLease(RegionEntry& entry, double end);

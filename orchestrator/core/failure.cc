@@ -110,9 +110,10 @@ void Core::OnLeft(RegionEntry& entry, const pb::Left& left) {
   if (state_ == JobState::kWaiting && clean_stop) {
     entry.Enter(RegionState::kAbsent, "left before the first round", now_);
     RecordRegion(entry);
-    return Event("region_left", entry.name(), -1,
-                 absl::StrCat("region ", entry.name(),
-                              " left before the first round; it may be started again"));
+    Event("region_left", entry.name(), -1,
+          absl::StrCat("region ", entry.name(),
+                       " left before the first round; it may be started again"));
+    return BeginIfReady();  // the others need not wait for it
   }
   if (elastic_) return OnLeftElastic(entry, left);
   entry.Progress("", left.round(), nullptr);

@@ -4,11 +4,13 @@
 //   1. A lease ends by the site's clock. Heartbeats tell that clock; where it is ahead of ours the
 //      lease ends earlier for us. Where it is behind we take ours: who goes early loses nothing.
 //   2. The round under way began when the one before was committed. Whole rounds that end before
-//      the lease does, with a reserve, are planned (RoundTime). When only the one under way is left, its
-//      region is told to leave after it; the word has all of a round to arrive.
+//      the lease does, with a reserve, are planned (RoundTime). When only the one under way is
+//      left, its region is told to leave after it; the word has all of a round to arrive.
 //   3. The leader plans the same from its own rounds, with a smaller reserve, so that nothing is
 //      cut where this orchestrator is away (worker/agent).
 //   4. A region whose lease ends before it could do anything useful is not taken in, and leaves.
+//   5. A notice that is shorter than a round is spoken of: who is told to leave waits for the
+//      others in the all-reduce, and may be killed there. Its samples then come again.
 #include <algorithm>
 #include <cmath>
 
@@ -36,6 +38,7 @@ constexpr double kAgainSeconds = 1;
 
 bool Core::IsExpected(const RegionEntry& entry) const {
   if (entry.state() != RegionState::kAbsent) return true;
+  if (entry.left) return false;
   const double start = entry.terms.start;
   const double end = entry.LeaseEndsAt();
   return start <= now_ && (end <= 0 || now_ < end);
@@ -47,9 +50,10 @@ bool Core::LeaseIsTooShort(RegionEntry& entry) {
   if (now_ + kLeastRounds * round_time_.Round() + kReserveSeconds <= end) return false;
   if (!entry.short_told) {
     entry.short_told = true;
-    Event("lease_too_short", entry.name(), -1,
-          absl::StrCat("region ", entry.name(), " is not taken in: its lease ends at ",
-                       TimeOfDay(end), ", and a round takes ", FormatDuration(round_time_.Round())));
+    Event(
+        "lease_too_short", entry.name(), -1,
+        absl::StrCat("region ", entry.name(), " is not taken in: its lease ends at ",
+                     TimeOfDay(end), ", and a round takes ", FormatDuration(round_time_.Round())));
   }
   if (now_ < entry.drain_sent_at + kAgainSeconds) return true;
   entry.drain_sent_at = now_;
@@ -85,6 +89,7 @@ void Core::WatchLeases() {
     RegionEntry& entry = regions_.at(name);
     const double end = entry.LeaseEndsAt();
     entry.job_ends = job_ends_;
+    if (entry.state() == RegionState::kTraining) WeighNotice(entry);
     if (end <= 0 || entry.state() != RegionState::kTraining) continue;
     const double reserve =
         kReserveSeconds + kReserveShare * round + std::max(0.0, kSwitchSeconds - round);
@@ -96,6 +101,18 @@ void Core::WatchLeases() {
     if (fits >= 2 || static_cast<double>(rest) <= fits) continue;
     SendLeaseEnd(entry, end, fits >= 1);
   }
+}
+
+void Core::WeighNotice(RegionEntry& entry) {
+  const double notice = entry.terms.notice;
+  if (entry.notice_told || notice <= 0 || notice >= round_time_.Round()) return;
+  entry.notice_told = true;
+  Event("notice_short", entry.name(), -1,
+        absl::StrCat("region ", entry.name(), " has ", FormatDuration(notice),
+                     " notice, and a round takes ", FormatDuration(round_time_.Round()),
+                     ": what it has done of one when it is told to end may be lost; fewer "
+                     "train.inner_steps would make rounds shorter"),
+        {{"notice_seconds", notice}, {"round_seconds", round_time_.Round()}});
 }
 
 void Core::SendLeaseEnd(RegionEntry& entry, double end, bool whole) {

@@ -61,8 +61,8 @@ struct RegionRecord {
   // As the last heartbeat said. Not stored: the next one says it again.
   std::vector<pb::WanLink> links;
   int64_t inner_steps = 0;  // that it is to take in a round; 0: the job's. Membership keeps it
-  bool caught_up = false;  // an observer that holds the state
-  double lease_end = 0;    // on the region's clock; 0: open
+  bool caught_up = false;   // an observer that holds the state
+  double lease_end = 0;     // on the region's clock; 0: open
   // Not stored, like `links`.
   int64_t lease_last_round = 0;  // that fits before the lease ends; 0: all
   double job_ends = 0;           // as it looks; 0: not known

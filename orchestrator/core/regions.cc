@@ -47,7 +47,7 @@ void RegionEntry::Begin(const pb::Hello& hello, double now) {
   caught_up = false;
   drain_sent_at = 0;
   clock_offset.reset();
-  lease_told = short_told = clock_told = false;
+  lease_told = short_told = clock_told = notice_told = false;
   last_round = 0;
   pace.Clear();
   inner_steps = 0;

@@ -88,10 +88,10 @@ class RegionEntry {
   int64_t caught_up_round = 0;
   std::string caught_up_digest;
   Pace pace;
-  int64_t inner_steps = 0;  // that it is to take in a round; 0: the job's
+  int64_t inner_steps = 0;             // that it is to take in a round; 0: the job's
   LeaseTerms terms;                    // of the job file
   std::optional<double> clock_offset;  // ours minus its own; at most so much
-  bool lease_told = false, short_told = false, clock_told = false;
+  bool lease_told = false, short_told = false, clock_told = false, notice_told = false;
   int64_t last_round = 0;    // that fits before its lease ends; 0: all of the job's
   double job_ends = 0;       // as it looks; 0: not known
   double drain_sent_at = 0;  // 0: not

@@ -15,7 +15,7 @@ constexpr double kMostSlower = 3;
 }  // namespace
 
 void RoundTime::OnCommitted(const RoundRecord& record,
-                       const std::map<std::string, pb::RoundReport>& reports) {
+                            const std::map<std::string, pb::RoundReport>& reports) {
   double train = 0;
   double reduce = std::numeric_limits<double>::infinity();
   bytes_.clear();

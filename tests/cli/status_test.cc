@@ -41,6 +41,7 @@ class StatusTest : public testing::Test {
         {"train_loss_last", 2.5},
         {"validation_loss", nullptr},
         {"last_checkpoint", 5},
+        {"cost", {{"so_far", 12.5}, {"at_end", nullptr}, {"currency", "USD"}}},
         {"updated", "2026-05-04T12:00:00.000Z"},
         {"regions",
          {{{"name", "oslo"},
@@ -50,6 +51,7 @@ class StatusTest : public testing::Test {
            {"round", 7},
            {"why", ""},
            {"doing", "train step 3/30"},
+           {"lease", {{"start", nullptr}, {"end", "2999-01-01T00:00:00.000Z"}, {"last_round", 31}}},
            {"links",
             {{{"region", "johor"},
               {"connections", 8},
@@ -111,6 +113,15 @@ TEST_F(StatusTest, EachLinkHasALine) {
   const auto json = Run(true);
   ASSERT_TRUE(json.ok()) << json.status();
   EXPECT_EQ(nlohmann::json::parse(*json)["regions"][0]["links"][0]["rtt_seconds"], 0.08);
+}
+
+TEST_F(StatusTest, ALeaseSaysHowLongItLastsAndWhatIsPlanned) {
+  WriteJob("training", "");
+  const auto text = Run(false);
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_THAT(*text, testing::ContainsRegex("LEASE +WHY"));
+  EXPECT_THAT(*text, testing::ContainsRegex("oslo .* [0-9]+d [0-9]+h, to round 31 +train step"));
+  EXPECT_THAT(*text, HasSubstr(" cost        12.50 USD so far\n"));
 }
 
 TEST_F(StatusTest, AJobWhoseOrchestratorIsGoneIsInterrupted) {

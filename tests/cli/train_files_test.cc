@@ -212,7 +212,7 @@ TEST_F(TrainFailure, TheCulpritIsTheFirstCauseAndNeverAVictim) {
   const nlohmann::json summary = {{"rounds_committed", 7}, {"last_checkpoint", 5}};
   const std::string block = FailureText(*failure, summary, {directory_, "kjv", 0, "start again"});
   EXPECT_EQ(block,
-            absl::StrCat("FAILED  job kjv after round 7 (12:03:11 UTC)\n"
+            absl::StrCat("FAILED  job kjv at round 8 (12:03:11 UTC)\n"
                          " cause    region johor, host w-07, rank 1 (pid 8001): cannot write "
                          "/runs/x: No space left on device\n"
                          " doing    train step 3/30\n"
@@ -224,6 +224,34 @@ TEST_F(TrainFailure, TheCulpritIsTheFirstCauseAndNeverAVictim) {
                          "          | first line\n"
                          "          | last words of the log\n"
                          " next     start again\n"));
+}
+
+TEST_F(TrainFailure, ARegionThatFailsAloneIsToldWithWhatItTookAndWhoWentOn) {
+  Append("rounds.jsonl", "{\"round\": 40, \"seconds\": 60, \"train_loss\": 2}\n");
+  const RegionEvidence oslo = Region("oslo", 137);
+  Append("oslo/attempt-1/mpirun.log",
+         "mpirun noticed that process rank 5 with PID 8123 on node w-07 exited on signal 9 "
+         "(Killed).\n");
+  auto failure = FindFailure({oslo});
+  ASSERT_TRUE(failure);
+  failure->doing = "inner step 16/30 of round 41, as it last said";
+  FailureContext context;
+  context.run_dir = directory_;
+  context.job = "llama-1b";
+  context.next = "starting it again in 15.0 s (2 of 5)";
+  context.inner_steps = 30;
+  context.goes_on = true;
+  context.others = {"johor", "batam"};
+  context.workers = 8;
+  const std::string block = FailureText(*failure, {{"rounds_committed", 40}}, context);
+  EXPECT_THAT(block,
+              AllOf(HasSubstr("FAILED  region oslo of job llama-1b at round 41, step 1216\n"),
+                    HasSubstr("rank 5 (pid 8123) died: killed by SIGKILL"),
+                    HasSubstr(" doing    inner step 16/30 of round 41"),
+                    HasSubstr("johor, batam went on\n"),
+                    HasSubstr(" lost     15 inner steps of oslo (about 30.0 s of 8 workers); "
+                              "committed rounds: none\n"),
+                    HasSubstr(" next     starting it again in 15.0 s (2 of 5)\n")));
 }
 
 TEST_F(TrainFailure, ADeadProcessBeatsWhatItsPeersSay) {
@@ -241,7 +269,7 @@ TEST_F(TrainFailure, ADeadProcessBeatsWhatItsPeersSay) {
   EXPECT_EQ(failure->exit_code, 1);
   const std::string block =
       FailureText(*failure, nlohmann::json(), {directory_, "kjv", 1, "start again"});
-  EXPECT_THAT(block, AllOf(HasSubstr("FAILED  job kjv before round 1\n"),
+  EXPECT_THAT(block, AllOf(HasSubstr("FAILED  job kjv at round 1\n"),
                            HasSubstr("region johor, host w-07, rank 1 (pid 8123) died: killed by "
                                      "SIGKILL, likely out of memory"),
                            HasSubstr("1 other workers ended with it")));

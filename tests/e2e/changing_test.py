@@ -27,6 +27,15 @@ class ChangingTest(JobTest):
     def wait_for_state(self, run_dir, name, state):
         wait_until(lambda: self.region(run_dir, name)["state"] == state, f"{name} is {state}", 60)
 
+    def wait_for_hellos(self, run_dir, name, count):
+        def hellos():
+            try:
+                return sum(event["kind"] == "region_hello" and event.get("region") == name
+                           for event in self.events(run_dir))
+            except (OSError, ValueError):  # not there yet, or a line that is being written
+                return 0
+        wait_until(lambda: hellos() >= count, f"{name} says hello")
+
     def stop(self, process, run_dir, code=75):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(timeout=LIMIT), code,
@@ -143,10 +152,32 @@ class ChangingTest(JobTest):
                              self.output(run_dir) + self.logs(run_dir))
             # A region that ends otherwise than with 0 or 75 is said to.
             self.assertNotIn("region oslo ended", self.output(run_dir))
+            self.assertIn("region oslo left: exit code 75", self.output(run_dir))
             self.assertIn("left", {event["kind"].split("_")[-1]
                                    for event in self.events(run_dir)
                                    if event.get("region") == "oslo"})
             self.assertEqual(len(self.rounds(run_dir)), 80)
+            self.assert_rounds_without_gap(run_dir)
+            self.assert_exact_ledger(run_dir)
+            self.assert_nothing_left(run_dir)
+
+    def test_whoever_gets_sigterm_before_it_trains_leaves_with_75_and_the_others_train(self):
+        """While it loads the job; and started again, while it loads, waits or fetches the state."""
+        for moment in ("at the start", "when it is back"):
+            run_dir = self.new_dir(moment.replace(" ", "-") + str(len(self.dirs)))
+            process = self.start(run_dir, "--set", "train.rounds=30", "--set",
+                                 "train.evaluate_every=0")
+            if moment == "when it is back":
+                self.wait_for_rounds(run_dir, 2)
+                (first,) = self.workers_of(run_dir, "oslo")
+                os.kill(first, signal.SIGKILL)
+            self.wait_for_hellos(run_dir, "oslo", 2 if moment == "when it is back" else 1)
+            (oslo,) = self.workers_of(run_dir, "oslo")
+            os.kill(oslo, signal.SIGTERM)
+            self.assertEqual(process.wait(timeout=LIMIT), 0,
+                             self.output(run_dir) + self.logs(run_dir))
+            self.assertIn("region oslo left: exit code 75", self.output(run_dir))
+            self.assertEqual(len(self.rounds(run_dir)), 30)
             self.assert_rounds_without_gap(run_dir)
             self.assert_exact_ledger(run_dir)
             self.assert_nothing_left(run_dir)

@@ -140,6 +140,16 @@ TEST_F(Leases, WhatTheWorkerSaysComesBeforeTheJobFile) {
   }
 }
 
+TEST_F(Leases, ANoticeThatIsShorterThanARoundIsSpokenOfOnce) {
+  pb::Job job = JobWith(0, 0);
+  job.mutable_regions(0)->mutable_lease()->set_notice(5);
+  job.mutable_regions(1)->mutable_lease()->set_notice(50);
+  Begin(job);
+  EXPECT_THAT(Round(1), AllOf(HasSubstr("region a has 5.0 s notice, and a round takes 10.0 s"),
+                              Not(HasSubstr("region b has"))));
+  EXPECT_THAT(Round(2), Not(HasSubstr("notice")));
+}
+
 TEST_F(Leases, WhoComesForLessThanItTakesToJoinIsNotTakenIn) {
   Begin(JobWith(0, 45));
   for (int64_t round = 1; round <= 3; ++round) Round(round);

@@ -43,6 +43,32 @@ TEST(JobFileErrors, AnUnknownKeyHasItsPlaceAndTheNearestRightOne) {
             "job.yaml:2:9: unknown key 'train.innerSteps'; did you mean 'train.inner_steps'?");
 }
 
+TEST(JobFileErrors, ALeaseIsStrict) {
+  const auto refusal = [](const std::string& lease) {
+    return RefusalOfLine(absl::StrCat("regions: [{name: a, lease: {", lease, "}}]"));
+  };
+  for (const char* time : {"tomorrow", "2026-11-30", "2026-11-30T18:00:00", "infinite-future",
+                           "'2026-13-30T18:00:00Z'", "1926-11-30T18:00:00Z"}) {
+    EXPECT_THAT(refusal(absl::StrCat("end: ", time)),
+                HasSubstr("is not a time such as 2026-11-30T18:00:00Z"))
+        << time;
+  }
+  for (const char* price :
+       {"free", "0", "-3", "31.2 $", "31.2 usd", "1e400", "nan", "31.2 USD x"}) {
+    EXPECT_THAT(refusal(absl::StrCat("price: ", price)),
+                HasSubstr("is not a price such as 31.2 or 31.2 USD"))
+        << price;
+  }
+  EXPECT_THAT(refusal("ends: x"), HasSubstr("did you mean 'regions[0].lease.end'?"));
+  EXPECT_THAT(refusal("lead: 30"), HasSubstr("is not a duration"));
+  EXPECT_THAT(refusal("lead: 30m"), HasSubstr("a lead without an `end`"));
+  EXPECT_THAT(refusal("start: 2026-11-30T18:00:00Z, end: 2026-11-30T18:20:00Z, lead: 30m"),
+              HasSubstr("regions[0].lease.end: not after the lease's start, or not after `lead`"));
+  EXPECT_THAT(RefusalOfLine("regions: [{name: a, lease: {price: 1 USD}}, {name: b, lease: {price: "
+                            "1 EUR}}]"),
+              HasSubstr("regions[1].lease.price: not in the currency"));
+}
+
 TEST(JobFileErrors, AKeyInTheWrongSectionIsFoundInTheRightOne) {
   EXPECT_EQ(RefusalOfLine("rounds: 5"),
             "job.yaml:2:1: unknown key 'rounds'; did you mean 'train.rounds'?");
@@ -151,7 +177,7 @@ TEST(JobFileErrors, AValueOfTheWrongShapeIsRefused) {
   EXPECT_EQ(RefusalOfLine("regions: johor"),
             "job.yaml:2:10: regions: expected a list such as [a, b]; found 'johor'");
   EXPECT_EQ(RefusalOfLine("regions: [[a]]"),
-            "job.yaml:2:11: regions[0]: expected keys (name); found a list");
+            "job.yaml:2:11: regions[0]: expected keys (name, lease); found a list");
   EXPECT_EQ(RefusalOfLine("regions: [{nmae: a}]"),
             "job.yaml:2:12: unknown key 'regions[0].nmae'; did you mean 'regions[0].name'?");
 }

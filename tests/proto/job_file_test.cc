@@ -15,6 +15,7 @@
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "proto/field_value.h"
+#include "proto/lease_terms.h"
 #include "proto/yaml_to_message.h"
 
 namespace atl {
@@ -253,6 +254,32 @@ TEST(Schema, EveryDefaultParsesAndIsWithinItsBoundsAndReadsBackTheSame) {
   });
   EXPECT_GT(fields, 40);
   EXPECT_EQ(AllPaths(*pb::Job::descriptor()).size(), static_cast<size_t>(fields));
+}
+
+TEST(JobFile, ALeaseIsReadAndWritten) {
+  const auto job = ParseJob(
+      "data: {tokens: t}\nregions:\n  - johor\n  - name: oslo\n    lease:\n"
+      "      start: 2026-11-28T06:00:00+08:00\n      end: '2026-11-30T18:00:00Z'\n"
+      "      lead: 30m\n      notice: 2m\n      price: 31.2 USD\n",
+      "job.yaml", "/jobs", {});
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(TermsOf(job->regions(0).lease()).end, 0);
+  const LeaseTerms terms = TermsOf(job->regions(1).lease());
+  EXPECT_EQ(terms.start, 1795845600 - 8 * 3600);
+  EXPECT_EQ(terms.end, 1796061600);
+  EXPECT_EQ(terms.lead, 1800);
+  EXPECT_EQ(terms.notice, 120);
+  EXPECT_EQ(terms.price, 31.2);
+  EXPECT_EQ(terms.currency, "USD");
+  const auto again = ParseJob(JobToYaml(*job), "job.yaml", "/", {});
+  ASSERT_TRUE(again.ok()) << again.status() << JobToYaml(*job);
+  EXPECT_TRUE(MessageDifferencer::Equals(*job, *again));
+  pb::Hello hello;
+  EXPECT_EQ(LeaseEnd(terms, hello), 1796061600 - 1800);
+  hello.set_lease_lead(60);
+  EXPECT_EQ(LeaseEnd(terms, hello), 1796061600 - 60);
+  hello.set_lease_end(1796000000);
+  EXPECT_EQ(LeaseEnd(terms, hello), 1796000000 - 60);
 }
 
 TEST(Schema, TheCommentedFileIsAJobFileOfDefaults) {

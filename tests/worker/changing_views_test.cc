@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/digest.h"
+#include "base/file.h"
 #include "proto/round_plan.h"
 #include "tests/worker/region_harness.h"
 
@@ -174,6 +175,25 @@ class ChangingViews : public testing::Test {
 
   std::vector<std::string> LateRound(int64_t steps_before, bool contributes);
 
+  // Saves a checkpoint; the bytes of both moments in it, as whole tensors.
+  std::string Saved(HarnessRegion* region, int64_t round, const std::string& digest) {
+    Command command;
+    command.mutable_save()->set_round(round);
+    command.mutable_save()->set_digest(digest);
+    command.mutable_save()->set_wait(true);
+    const Answers answers = Well(region->Do(command));
+    std::map<std::string, std::string> files;
+    for (const auto& entry :
+         std::filesystem::recursive_directory_iterator(answers[0].path() + "/optim")) {
+      if (entry.path().extension() != ".safetensors") continue;
+      files[entry.path().filename()] = *ReadFile(entry.path(), int64_t{64} << 20);
+    }
+    EXPECT_EQ(files.size(), 2) << answers[0].path();
+    std::string all;
+    for (const auto& [name, bytes] : files) all += bytes;
+    return all;
+  }
+
   static void ExpectEqual(const std::vector<std::string>& digests) {
     for (const std::string& digest : digests) EXPECT_EQ(digest, digests[0]);
   }
@@ -294,6 +314,39 @@ TEST_F(ChangingViews, ARegionJoinsByObservingAndThenHoldsTheSameBits) {
     for (const auto& answers : All(all, [&](const Part&) { return Switch(whole); })) Well(answers);
     ExpectEqual(Round(all, round, 1));
     ExpectEqual(Round(all, round + 1, 2));
+  }
+}
+
+TEST_F(ChangingViews, AJoinerTakesAMembersInnerOptimizerStateWhateverItsWorkers) {
+  job_.mutable_sync()->set_joiner_state(pb::Sync::COPIED);
+  for (const int workers : {1, 2, 3}) {
+    auto johor = Start("johor", 1), oslo = Start("oslo", 2);
+    const std::vector<Part> present = {{johor.get()}, {oslo.get()}};
+    Enter(present, MakeView(present, 1));
+    const std::vector<std::string> digests = Round(present, 1, 1);
+    const std::string of_johor = Saved(johor.get(), 1, digests[0]);
+    const std::string of_oslo = Saved(oslo.get(), 1, digests[1]);
+    EXPECT_NE(of_johor, of_oslo) << "each has its own";
+    auto batam = Start("batam", workers);
+    const std::vector<Part> joining = {{johor.get()}, {oslo.get()}, {batam.get(), false}};
+    const pb::View planned = MakeView(joining, 2);
+    for (const auto& answers : All(joining, [&](const Part& part) {
+           pb::View view = planned;
+           if (!part.full) view.set_first_round(0);
+           return Switch(view);
+         })) {
+      Well(answers);
+    }
+    bool caught_up = false;
+    int64_t round = 2;
+    for (; !caught_up && round < 60; ++round) {
+      const std::string digest = Round(joining, round, round - 1)[0];
+      caught_up = committed_[2][0].state_round() == round;
+      if (!caught_up) continue;
+      const std::string of_batam = Saved(batam.get(), round, digest);
+      EXPECT_EQ(of_batam, planned.id() % 2 == 0 ? of_johor : of_oslo) << workers << " workers";
+    }
+    EXPECT_TRUE(caught_up);
   }
 }
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr double kHelloSeconds = 2;        // between repetitions
 constexpr double kKeyRejectedSeconds = 2;  // rejected this long: not a passing fault
-constexpr double kLastSeconds = 0.5;       // of a lease: to end the processes
+constexpr double kLastSeconds = 1.5;  // of a lease: to end the processes; ticks are a second apart
 constexpr double kFaultSeconds =
     15;  // a failed region waits this long to be told how the job ended
 

@@ -115,8 +115,8 @@ void Agent::BeginRound(double now) {
   report_.set_round(round_);
 }
 
-// The orchestrator plans the same (orchestrator/core/leases.cc), sees more and says so; with a larger
-// reserve, so that its word comes first. This is for when it is away.
+// The orchestrator plans the same (orchestrator/core/leases.cc), sees more and says so, with a
+// larger reserve, so that its word comes first. This is for when it is away.
 void Agent::WatchLease(double now, AgentActions* actions) {
   if (!options_.survives || lease_end_ <= 0 || round_seconds_ <= 0) return;
   const double left = lease_end_ - now - options_.wall_offset - kReserveSeconds -

@@ -6,15 +6,42 @@
 //   2. The observer's first reduction in the view ends: all members are in the view, so the copies
 //      are there. It begins to fetch, each rank its own lanes, from all full members at once.
 //   3. Every result that it hears goes into a file (heard_results.h).
+//      With sync.joiner_state copied it fetches the inner optimizer's state too, from one member:
+//      each has its own.
 //   4. All ranks have their lanes: the state is taken, and what was heard since is committed, in
 //      order. From then on it is a member like others, but for what it contributes.
 // A fetch that cannot go on (a member is gone, say) is tried again until the view changes.
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
+#include "base/units.h"
 #include "worker/region/replica.h"
+#include "worker/sync/lane_buffer.h"
 
 namespace atl {
+namespace {
+
+// Whose inner optimizer's state the observer `observer` takes: observers of a view take turns.
+int InnerSourceOf(const pb::View& view, int observer) {
+  std::vector<int> full;
+  int64_t turn = view.id();
+  for (int member = 0; member < view.members_size(); ++member) {
+    if (view.members(member).role() == pb::Member::FULL) {
+      full.push_back(member);
+    } else {
+      turn += member < observer ? 1 : 0;
+    }
+  }
+  return full.empty() ? -1 : full[turn % static_cast<int64_t>(full.size())];
+}
+
+}  // namespace
+
+bool RegionWorker::CopiesInnerState() const {
+  return job_.sync().joiner_state() == pb::Sync::COPIED &&
+         !replica_->method->inner_state_replicated();
+}
 
 Status RegionWorker::BeginFollowing() {
   ASSIGN_OR_RETURN(HeardResults heard, HeardResults::Create(CheckpointDirectory(options_.region)));
@@ -36,21 +63,32 @@ void RegionWorker::BeginFetch() {
   for (int member = 0; member < view_.members_size(); ++member) {
     if (view_.members(member).role() == pb::Member::FULL) sources.push_back(MemberIndex{member});
   }
-  following_->fetch = std::make_unique<OuterFetch>(wan_.get(), ViewId{view_.id()}, std::move(lanes),
-                                                   std::move(elements), std::move(sources));
+  following_->fetch = std::make_unique<OuterFetch>(wan_.get(), kOuterCopyName, ViewId{view_.id()},
+                                                   lanes, std::move(elements), std::move(sources));
+  const int source = InnerSourceOf(view_, MemberOf(view_));
+  if (!CopiesInnerState() || source < 0) return;
+  elements.clear();
+  for (const LaneId lane : lanes) {
+    elements.push_back(2 * replica_->lanes->LaneSize(static_cast<int>(lane.value)));
+  }
+  following_->inner = std::make_unique<OuterFetch>(wan_.get(), kInnerCopyName, ViewId{view_.id()},
+                                                   std::move(lanes), std::move(elements),
+                                                   std::vector<MemberIndex>{MemberIndex{source}});
 }
 
 Status RegionWorker::CommitHeard(const pb::CommitRound& command, pb::RegionAnswer* answer) {
   RETURN_IF_ERROR(following_->heard.Append(
       {command.round(), command.tokens(), command.expected_tokens()}, replica_->method->result()));
   const OuterFetch* const fetch = following_->fetch.get();
+  const OuterFetch* const inner = following_->inner.get();
   // A rank without lanes has nothing to fetch, and nothing to say.
   const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
   std::string mine = "-";
   if (!own.empty()) {
-    mine = fetch != nullptr && fetch->done()
-               ? absl::StrCat(fetch->header().round, " ", fetch->header().updates)
-               : "?";
+    const bool done = fetch != nullptr && fetch->done() && (inner == nullptr || inner->done());
+    mine = done ? absl::StrCat(fetch->header().round, " ",
+                               (inner != nullptr ? inner : fetch)->header().updates)
+                : "?";
   }
   ASSIGN_OR_RETURN(const std::vector<std::string> all, control_->AllGatherBytes(mine));
   std::string copy;
@@ -88,6 +126,16 @@ Status RegionWorker::CatchUp(const std::string& copy) {
             << " rounds were heard since";
   RETURN_IF_ERROR(replica_->method->SetOuterState(
       following->fetch != nullptr ? following->fetch->Take() : LaneBuffers(), updates));
+  if (following->inner != nullptr) {
+    const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
+    const LaneBuffers moments = following->inner->Take();
+    for (int64_t lane = own.begin; lane < own.end; ++lane) {
+      RETURN_IF_ERROR(WriteMoments(*trainer_, replica_->inner->owned(), *replica_->lanes,
+                                   static_cast<int>(lane), moments[lane - own.begin]));
+    }
+    LOG(INFO) << "the inner optimizer goes on from a copy of " << updates << " updates";
+  }
+  if (CopiesInnerState()) replica_->inner->set_updates(updates);  // of ranks without lanes too
   has_state_ = true;
   for (size_t i = 0; i < heard.size(); ++i) {
     if (heard[i].round <= round) continue;
@@ -107,6 +155,8 @@ Status RegionWorker::ServeState() {
       state_round_ != view_.first_round() - 1) {
     return OkStatus();
   }
+  const double began = Clock::Real()->MonotonicSeconds();
+  Doing("copying the outer state for regions that join");
   ASSIGN_OR_RETURN(LaneBuffers copy, replica_->method->CopyOuterState());
   const int64_t updates =
       replica_->method->inner_state_replicated() ? replica_->inner->updates() : 0;
@@ -117,6 +167,29 @@ Status RegionWorker::ServeState() {
                     MakeOuterCopy(state_round_, updates, std::move(copy[lane - own.begin]))));
   }
   serving_ = true;
+  RETURN_IF_ERROR(ServeInnerState());
+  LOG(INFO) << "serves the state after round " << state_round_ << "; it was copied in "
+            << FormatDuration(Clock::Real()->MonotonicSeconds() - began);
+  return OkStatus();
+}
+
+Status RegionWorker::ServeInnerState() {
+  bool wanted = false;
+  for (int member = 0; member < view_.members_size(); ++member) {
+    wanted = wanted || (view_.members(member).role() == pb::Member::OBSERVER &&
+                        InnerSourceOf(view_, member) == MemberOf(view_));
+  }
+  if (!wanted || !CopiesInnerState()) return OkStatus();
+  const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
+  for (int64_t lane = own.begin; lane < own.end; ++lane) {
+    std::vector<float> moments;
+    moments.reserve(2 * replica_->lanes->LaneSize(static_cast<int>(lane)));
+    RETURN_IF_ERROR(AppendMoments(*trainer_, replica_->inner->owned(), *replica_->lanes,
+                                  static_cast<int>(lane), &moments));
+    RETURN_IF_ERROR(
+        wan_->Serve(ViewId{view_.id()}, LaneId{lane}, kInnerCopyName,
+                    MakeOuterCopy(state_round_, replica_->inner->updates(), std::move(moments))));
+  }
   return OkStatus();
 }
 
@@ -126,6 +199,7 @@ void RegionWorker::StopServing() {
   const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
   for (int64_t lane = own.begin; lane < own.end; ++lane) {
     wan_->StopServing(ViewId{view_.id()}, LaneId{lane}, kOuterCopyName);
+    wan_->StopServing(ViewId{view_.id()}, LaneId{lane}, kInnerCopyName);
   }
 }
 

@@ -78,9 +78,11 @@ std::shared_ptr<wan::ByteSource> MakeOuterCopy(int64_t round, int64_t updates,
   return std::make_shared<OuterCopy>(header, std::move(lane));
 }
 
-OuterFetch::OuterFetch(wan::Engine* engine, ViewId view, std::vector<LaneId> lanes,
-                       std::vector<int64_t> elements, std::vector<MemberIndex> sources)
+OuterFetch::OuterFetch(wan::Engine* engine, std::string name, ViewId view,
+                       std::vector<LaneId> lanes, std::vector<int64_t> elements,
+                       std::vector<MemberIndex> sources)
     : engine_(engine),
+      name_(std::move(name)),
       view_(view),
       lanes_(std::move(lanes)),
       elements_(std::move(elements)),
@@ -130,7 +132,7 @@ bool OuterFetch::Attempt(std::vector<std::vector<Range>>* missing) {
     for (size_t i = 0; i < lanes_.size(); ++i) {
       if ((*missing)[i].empty()) continue;
       wan::FetchRequest request;
-      request.name = kOuterCopyName;
+      request.name = name_;
       request.sources = sources_;
       request.ranges = (*missing)[i];
       request.out = {reinterpret_cast<uint8_t*>(lanes_data_[i].data()),
@@ -147,7 +149,8 @@ bool OuterFetch::Attempt(std::vector<std::vector<Range>>* missing) {
     if (status.ok()) continue;
     all = false;
     (*missing)[i] = transfers[i]->Progress().missing;
-    LOG(INFO) << "fetching the outer state of lane " << lanes_[i].value << ": " << status.message();
+    LOG(INFO) << "fetching the " << name_ << " state of lane " << lanes_[i].value << ": "
+              << status.message();
   }
   MutexLock lock(&mutex_);
   transfers_.clear();
@@ -165,7 +168,8 @@ bool OuterFetch::CheckHeaders(std::vector<std::vector<Range>>* missing) {
       header_ = *header;
       continue;
     }
-    LOG(WARNING) << "the outer state of lane " << lanes_[i].value << " does not fit; once more";
+    LOG(WARNING) << "the " << name_ << " state of lane " << lanes_[i].value
+                 << " does not fit; once more";
     *missing = Everything();
     return false;
   }

@@ -8,6 +8,10 @@
 //   24      elements that follow
 //   32      the lane's part of the state (SyncMethod::CopyOuterState), fp32
 //
+// With sync.joiner_state copied, one member serves its inner optimizer's state in the same form:
+// its updates, and the lane's part of both moments. Lanes are the same in every region, whatever
+// its workers.
+//
 // Who fetches knows the model, hence every object's size. Members prove the view's key, so what
 // comes is what they hold; the digest after the next round shows whether that was right.
 #pragma once
@@ -25,6 +29,7 @@
 namespace atl {
 
 inline constexpr char kOuterCopyName[] = "outer";
+inline constexpr char kInnerCopyName[] = "inner";
 
 struct OuterCopyHeader {
   int64_t round = 0;
@@ -45,8 +50,8 @@ std::shared_ptr<wan::ByteSource> MakeOuterCopy(int64_t round, int64_t updates,
 // Thread rule: one thread; done() any.
 class OuterFetch {
  public:
-  // `elements`: of each lane's part. `engine` outlives it.
-  OuterFetch(wan::Engine* engine, ViewId view, std::vector<LaneId> lanes,
+  // `name`: of the object; `elements`: of each lane's part. `engine` outlives it.
+  OuterFetch(wan::Engine* engine, std::string name, ViewId view, std::vector<LaneId> lanes,
              std::vector<int64_t> elements, std::vector<MemberIndex> sources);
   ~OuterFetch();  // gives up what is under way
 
@@ -63,6 +68,7 @@ class OuterFetch {
   std::vector<std::vector<Range>> Everything() const;
 
   wan::Engine* const engine_;
+  const std::string name_;
   const ViewId view_;
   const std::vector<LaneId> lanes_;
   const std::vector<int64_t> elements_;

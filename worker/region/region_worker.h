@@ -6,7 +6,8 @@
 // do; agree.cc has the ranks wait together; save.cc writes checkpoints.
 //
 // Memory, in copies of this worker's lanes: as worker/sync/method.h says; while a view has an
-// observer, the outer state once more.
+// observer, the outer state once more, and where sync.joiner_state is copied, at the member that
+// the observer takes it from, the inner optimizer's two moments once more.
 // Thread rule: Execute and Observe from one thread; the others from any.
 #pragma once
 
@@ -134,8 +135,10 @@ class RegionWorker {
   void BeginFetch();
   Status CommitHeard(const pb::CommitRound& command, pb::RegionAnswer* answer);
   Status CatchUp(const std::string& copy);
+  bool CopiesInnerState() const;
   // Full members: a copy of the outer state for observers, where the view asks for it.
   Status ServeState();
+  Status ServeInnerState();
   void StopServing();
 
   Status Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* answer);

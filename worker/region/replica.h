@@ -25,7 +25,9 @@ struct RegionWorker::Replica {
 struct RegionWorker::Following {
   explicit Following(HeardResults results) : heard(std::move(results)) {}
   HeardResults heard;
-  std::unique_ptr<OuterFetch> fetch;  // once the first reduction is over
+  // Once the first reduction is over; the inner optimizer's only where it is copied.
+  std::unique_ptr<OuterFetch> fetch;
+  std::unique_ptr<OuterFetch> inner;
 };
 
 }  // namespace atl

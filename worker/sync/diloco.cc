@@ -130,8 +130,11 @@ class Diloco : public SyncMethod {
 
   int OuterCopies() const override { return 2; }
   StatusOr<LaneBuffers> CopyOuterState() override {
-    LaneBuffers copy = outer_;
+    // Members wait for this: each number is copied once.
+    LaneBuffers copy(own_.size());
     for (int64_t i = 0; i < own_.size(); ++i) {
+      copy[i].reserve(outer_[i].size() + momentum_[i].size());
+      copy[i].insert(copy[i].end(), outer_[i].begin(), outer_[i].end());
       copy[i].insert(copy[i].end(), momentum_[i].begin(), momentum_[i].end());
     }
     return copy;

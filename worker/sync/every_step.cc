@@ -77,32 +77,20 @@ class EveryStep : public SyncMethod {
   int OuterCopies() const override { return 3; }
   StatusOr<LaneBuffers> CopyOuterState() override {
     LaneBuffers state(own_.size());
-    std::vector<float> buffer;
     for (int64_t i = 0; i < own_.size(); ++i) {
+      state[i].reserve(OuterCopies() * context_.lanes->LaneSize(Lane(i)));
       RETURN_IF_ERROR(
           ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), &state[i]));
-      for (const Vector vector : {Vector::kExpAvg, Vector::kExpAvgSq}) {
-        RETURN_IF_ERROR(ForEachSlice(i, [&](int64_t place, int64_t, int64_t size) {
-          buffer.resize(size);
-          RETURN_IF_ERROR(context_.trainer->Read(vector, place, buffer));
-          state[i].insert(state[i].end(), buffer.begin(), buffer.end());
-          return OkStatus();
-        }));
-      }
+      RETURN_IF_ERROR(AppendMoments(*context_.trainer, context_.inner->owned(), *context_.lanes,
+                                    Lane(i), &state[i]));
     }
     return state;
   }
   Status SetOuterState(LaneBuffers state, int64_t updates) override {
     for (int64_t i = 0; i < own_.size(); ++i) {
       const int64_t size = context_.lanes->LaneSize(Lane(i));
-      int64_t base = size;
-      for (const Vector vector : {Vector::kExpAvg, Vector::kExpAvgSq}) {
-        RETURN_IF_ERROR(ForEachSlice(i, [&](int64_t place, int64_t offset, int64_t count) {
-          return context_.trainer->Write(vector, place,
-                                         std::span(state[i]).subspan(base + offset, count));
-        }));
-        base += size;
-      }
+      RETURN_IF_ERROR(WriteMoments(*context_.trainer, context_.inner->owned(), *context_.lanes,
+                                   Lane(i), std::span(state[i]).subspan(size)));
       state[i].resize(size);
       RETURN_IF_ERROR(
           WriteLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), state[i]));
@@ -128,28 +116,6 @@ class EveryStep : public SyncMethod {
   // A round is a step.
   double LearningRateOf(int64_t round) const {
     return LearningRate(context_.job->train(), round, TotalInnerSteps(*context_.job));
-  }
-
-  // Calls visit(place in the optimizer's vectors, offset in the lane buffer, size) for each slice
-  // of an own lane. The optimizer's vectors are the owned ranges, ascending, one after the other.
-  template <typename Visit>
-  Status ForEachSlice(int64_t i, Visit visit) {
-    int64_t offset = 0;
-    for (size_t segment = 0; segment < context_.lanes->segments().size(); ++segment) {
-      const Range slice = context_.lanes->Slice(static_cast<int>(segment), Lane(i));
-      if (slice.empty()) continue;
-      int64_t place = 0;
-      for (const Range& owned : context_.inner->owned()) {
-        if (owned.begin <= slice.begin && slice.end <= owned.end) {
-          place += slice.begin - owned.begin;
-          break;
-        }
-        place += owned.size();
-      }
-      RETURN_IF_ERROR(visit(place, offset, slice.size()));
-      offset += slice.size();
-    }
-    return OkStatus();
   }
 
   double gradient_norm_ = 0;

@@ -1,5 +1,7 @@
 #include "worker/sync/lane_buffer.h"
 
+#include "base/log.h"
+
 namespace atl {
 namespace {
 
@@ -16,6 +18,21 @@ Status ForEachSlice(const Lanes& lanes, int lane, Visit visit) {
   return OkStatus();
 }
 
+// The optimizer's vectors are the owned ranges, ascending, one after the other.
+int64_t PlaceOf(const std::vector<Range>& owned, Range slice) {
+  int64_t place = 0;
+  for (const Range& range : owned) {
+    if (range.begin <= slice.begin && slice.end <= range.end) {
+      return place + slice.begin - range.begin;
+    }
+    place += range.size();
+  }
+  LOG(FATAL) << "[" << slice.begin << ", " << slice.end << ") is not this worker's";
+  return place;
+}
+
+constexpr Vector kMoments[] = {Vector::kExpAvg, Vector::kExpAvgSq};
+
 }  // namespace
 
 Status ReadLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
@@ -31,6 +48,32 @@ Status WriteLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
   return ForEachSlice(lanes, lane, [&](Range slice, int64_t offset) {
     return trainer.Write(vector, slice.begin, std::span(buffer).subspan(offset, slice.size()));
   });
+}
+
+Status AppendMoments(Trainer& trainer, const std::vector<Range>& owned, const Lanes& lanes,
+                     int lane, std::vector<float>* buffer) {
+  for (const Vector vector : kMoments) {
+    const size_t base = buffer->size();
+    buffer->resize(base + lanes.LaneSize(lane));
+    RETURN_IF_ERROR(ForEachSlice(lanes, lane, [&](Range slice, int64_t offset) {
+      return trainer.Read(vector, PlaceOf(owned, slice),
+                          std::span(*buffer).subspan(base + offset, slice.size()));
+    }));
+  }
+  return OkStatus();
+}
+
+Status WriteMoments(Trainer& trainer, const std::vector<Range>& owned, const Lanes& lanes, int lane,
+                    std::span<const float> moments) {
+  int64_t base = 0;
+  for (const Vector vector : kMoments) {
+    RETURN_IF_ERROR(ForEachSlice(lanes, lane, [&](Range slice, int64_t offset) {
+      return trainer.Write(vector, PlaceOf(owned, slice),
+                           moments.subspan(base + offset, slice.size()));
+    }));
+    base += lanes.LaneSize(lane);
+  }
+  return OkStatus();
 }
 
 Digest DigestOfLane(const Lanes& lanes, int lane, const std::vector<float>& buffer,

@@ -2,6 +2,7 @@
 // the sea.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "base/digest.h"
@@ -16,6 +17,13 @@ Status ReadLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
                 std::vector<float>* buffer);
 Status WriteLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
                  const std::vector<float>& buffer);
+
+// The lane's slices of the inner optimizer's first and second moments, back to back: 2 x LaneSize.
+// `owned`: this worker's (InnerOptimizer::owned), which the lane is part of.
+Status AppendMoments(Trainer& trainer, const std::vector<Range>& owned, const Lanes& lanes,
+                     int lane, std::vector<float>* buffer);
+Status WriteMoments(Trainer& trainer, const std::vector<Range>& owned, const Lanes& lanes, int lane,
+                    std::span<const float> moments);
 
 // Digest of a lane buffer as part of flat vector number `domain`.
 Digest DigestOfLane(const Lanes& lanes, int lane, const std::vector<float>& buffer,
