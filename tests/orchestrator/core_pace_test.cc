@@ -244,5 +244,22 @@ TEST_F(CoreLate, AnotherStateThanTheOthersIsNoticedOfALateRegionToo) {
   EXPECT_THAT(core_.Send("c", std::move(heard)), HasSubstr("region c is left out"));
 }
 
+TEST_F(CoreLate, TheOneThatWasNotLateIsNotRightForThat) {
+  std::string text;
+  for (const char* region : {"a", "b", "c"}) {
+    const bool late = region[0] != 'a';
+    pb::LeaderMessage message = core_.RoundReport(region, 1, late ? "right" : "damaged");
+    for (const char* one : {"b", "c"}) {
+      pb::ShortContribution* part = message.mutable_round()->add_short_contributions();
+      part->set_region(one);
+      part->set_late(true);
+    }
+    message.mutable_round()->set_heard(late);
+    text += core_.Send(region, std::move(message));
+  }
+  EXPECT_THAT(text, HasSubstr("region a is left out"));
+  EXPECT_THAT(text, HasSubstr("digest right"));
+}
+
 }  // namespace
 }  // namespace atl

@@ -73,12 +73,14 @@ TEST(Sim, SeedsThatOnceBrokeAPromiseKeepIt) {
   for (const uint64_t seed : {237, 1402, 1489, 2044, 2298, 4367, 5830, 7584, 4890, 5876})
     run(seed, 4, 4);
   for (const uint64_t seed : {12, 338}) run(seed, 7, 20);
-  for (const uint64_t seed : {5786, 7920, 8045}) {
-    Settings settings = DrawSettings(seed, 2, 6);
+  const auto run_slow = [](uint64_t seed, int least, int most) {
+    Settings settings = DrawSettings(seed, least, most);
     DrawSlowness(&settings);
     World world(settings, false);
     EXPECT_EQ(world.Run().broken, "") << seed << " with slow regions";
-  }
+  };
+  for (const uint64_t seed : {5786, 7920, 8045}) run_slow(seed, 2, 6);
+  run_slow(2594, 4, 4);
 }
 
 TEST(Sim, AScenarioIsReadLineByLine) {
