@@ -169,7 +169,7 @@ def disturb(scene, fault, call, number):
     scene.prepare()
     subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
                     f"inject={call}:{fault}:when={number}", *scene.words()],
-                   check=False, capture_output=True, timeout=60)
+                   check=False, capture_output=True, timeout=300)
     try:
         scene.check()
         again = subprocess.run(scene.words(), check=False, capture_output=True, text=True)

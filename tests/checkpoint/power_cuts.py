@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 
 FS_IOC_SHUTDOWN = 0x8004587D
 WITHOUT_LOG = 2
@@ -35,7 +36,7 @@ class Disk:
         self.mounted = False
 
     def mount(self):
-        subprocess.run(["mount", "-o", "loop", self.image, self.place], check=True)
+        self.until_it_works(["mount", "-o", "loop", self.image, self.place])
         self.mounted = True
 
     def cut(self):
@@ -45,8 +46,17 @@ class Disk:
 
     def unmount(self):
         if self.mounted:
-            subprocess.run(["umount", self.place], check=True)
+            self.until_it_works(["umount", self.place])
         self.mounted = False
+
+    @staticmethod
+    def until_it_works(words):
+        """A ring of a process that has ended, and a loop device, are let go a little later."""
+        for _ in range(60):
+            if subprocess.run(words, check=False, capture_output=True).returncode == 0:
+                return
+            threading.Event().wait(0.5)
+        subprocess.run(words, check=True)
 
 
 def save_until_cut(words, disk, looks):
@@ -117,11 +127,15 @@ def main():
         print(f"power cuts can't be tried here: {lack} is missing")
         return 77
     with tempfile.TemporaryDirectory() as root:
-        disk = Disk(root, kinds[0])
         try:
-            disk.mount()
-            disk.unmount()
-        except subprocess.CalledProcessError as error:
+            disk = Disk(root, kinds[0])
+            subprocess.run(["mount", "-o", "loop", disk.image, disk.place], check=True)
+            disk.mounted = True
+            try:
+                disk.cut()
+            finally:
+                disk.unmount()
+        except (OSError, subprocess.CalledProcessError) as error:
             print(f"power cuts can't be tried here: {error}")
             return 77
     tracer = []

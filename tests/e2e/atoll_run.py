@@ -153,10 +153,13 @@ class JobTest(unittest.TestCase):
         """Pids of the region's workers."""
         pids = []
         for pid in processes_of(run_dir):
-            with open(f"/proc/{pid}/cmdline") as file:
-                line = file.read()
-            if (os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "atoll-worker" and
-                    f"--region={region}" in line):
+            try:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    line = file.read()
+                program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+            except OSError:  # it has ended
+                continue
+            if program == "atoll-worker" and f"--region={region}" in line:
                 pids.append(pid)
         return pids
 

@@ -132,10 +132,10 @@ class ChangingTest(JobTest):
         self.assert_rounds_without_gap(run_dir)
 
     def test_whenever_a_region_gets_sigterm_no_sample_is_lost_or_repeated(self):
-        """In an inner step and in the all-reduce; tried four times."""
-        for attempt, doing in enumerate(("inner step", "all-reduce") * 2):
+        """At some moment, mostly in an inner step, and held in the all-reduce; tried four times."""
+        for attempt, doing in enumerate(("anything", "all-reduce") * 2):
             run_dir = self.new_dir(f"run-{attempt}")
-            process = self.start(run_dir, "--set", "train.rounds=80", "--set",
+            process = self.start(run_dir, "--set", "train.rounds=120", "--set",
                                  "train.evaluate_every=0")
             self.wait_for_rounds(run_dir, 2 + attempt)
             (oslo,) = self.workers_of(run_dir, "oslo")
@@ -144,7 +144,8 @@ class ChangingTest(JobTest):
             if doing == "all-reduce":
                 os.kill(johor, signal.SIGSTOP)
             try:
-                wait_until(lambda: doing in self.region(run_dir, "oslo")["doing"], doing)
+                if doing == "all-reduce":
+                    wait_until(lambda: doing in self.region(run_dir, "oslo")["doing"], doing)
                 os.kill(oslo, signal.SIGTERM)
             finally:
                 os.kill(johor, signal.SIGCONT)
@@ -156,7 +157,7 @@ class ChangingTest(JobTest):
             self.assertIn("left", {event["kind"].split("_")[-1]
                                    for event in self.events(run_dir)
                                    if event.get("region") == "oslo"})
-            self.assertEqual(len(self.rounds(run_dir)), 80)
+            self.assertEqual(len(self.rounds(run_dir)), 120)
             self.assert_rounds_without_gap(run_dir)
             self.assert_exact_ledger(run_dir)
             self.assert_nothing_left(run_dir)
@@ -165,19 +166,21 @@ class ChangingTest(JobTest):
         """While it loads the job; and started again, while it loads, waits or fetches the state."""
         for moment in ("at the start", "when it is back"):
             run_dir = self.new_dir(moment.replace(" ", "-") + str(len(self.dirs)))
-            process = self.start(run_dir, "--set", "train.rounds=30", "--set",
+            # On a quick machine two regions take 0.05 s a round, and oslo some seconds to be back.
+            rounds = 300 if moment == "when it is back" else 30
+            process = self.start(run_dir, "--set", f"train.rounds={rounds}", "--set",
                                  "train.evaluate_every=0")
             if moment == "when it is back":
                 self.wait_for_rounds(run_dir, 2)
                 (first,) = self.workers_of(run_dir, "oslo")
                 os.kill(first, signal.SIGKILL)
             self.wait_for_hellos(run_dir, "oslo", 2 if moment == "when it is back" else 1)
-            (oslo,) = self.workers_of(run_dir, "oslo")
+            (oslo,) = wait_until(lambda: self.workers_of(run_dir, "oslo"), "oslo's worker")
             os.kill(oslo, signal.SIGTERM)
             self.assertEqual(process.wait(timeout=LIMIT), 0,
                              self.output(run_dir) + self.logs(run_dir))
             self.assertIn("region oslo left: exit code 75", self.output(run_dir))
-            self.assertEqual(len(self.rounds(run_dir)), 30)
+            self.assertEqual(len(self.rounds(run_dir)), rounds)
             self.assert_rounds_without_gap(run_dir)
             self.assert_exact_ledger(run_dir)
             self.assert_nothing_left(run_dir)

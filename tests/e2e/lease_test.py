@@ -31,11 +31,11 @@ class LeaseTest(JobTest):
         run_dir = self.new_dir("run")
         job = self.job_with("  - {name: johor, lease: {price: 10 USD}}\n"
                             "  - {name: oslo, lease: {start: '%s', end: '%s', lead: 5s, "
-                            "price: 3600 USD}}\n" % (later(4), later(19)))
+                            "price: 3600 USD}}\n" % (later(12), later(27)))
         process = self.start(run_dir, "--set", "train.rounds=100000", "--set",
                              "train.evaluate_every=0", regions=2, job=job)
         self.wait_for_rounds(run_dir, 2)
-        wait_until(lambda: self.region(run_dir, "oslo")["state"] == "left", "oslo has left", 90)
+        wait_until(lambda: self.region(run_dir, "oslo")["state"] == "left", "oslo has left", 150)
         done = len(self.rounds(run_dir))
         self.wait_for_rounds(run_dir, done + 2)
         status = subprocess.run([ATOLL, "status", run_dir], capture_output=True, text=True,

@@ -97,7 +97,7 @@ class SlowTest(JobTest):
         self.wait_for_rounds(run_dir, 2)
         (oslo,) = self.workers_of(run_dir, "oslo")
         with Slowed(oslo):
-            wait_until(reached, f"{policy}: {reached.__name__}", 120)
+            wait_until(reached, f"{policy}: {reached.__name__}")
         self.wait_for_rounds(run_dir, len(self.rounds(run_dir)) + 3)
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(timeout=LIMIT), 75,

@@ -16,7 +16,7 @@ import unittest
 from atoll_run import LIMIT, ORCHESTRATOR, WORKER, JobTest, processes_of, wait_until
 
 ETCD = "/usr/bin/etcd"
-ROUNDS = 120
+ROUNDS = 400
 REGIONS = ("johor", "oslo")
 
 

@@ -176,7 +176,6 @@ TEST_F(TransferHostile, WrongBytesCostTimeOnly) {
   const Liar liar(std::move(objects));
   // Alone it is found out.
   PullOptions alone = PullFrom({liar.endpoint()}, In("to"));
-  alone.stall_seconds = 2;
   const auto failed = Pull(alone);
   EXPECT_FALSE(failed.ok());
   EXPECT_THAT(failed.status().message(), HasSubstr("is damaged at every source"));
