@@ -26,6 +26,8 @@ namespace atl::checkpoint {
 
 inline constexpr int64_t kChunkBytes = 4 << 20;
 inline constexpr int64_t kMaxManifestBytes = 32 << 20;
+// Of all files together; more is no checkpoint, and sums of sizes stay far from overflow.
+inline constexpr int64_t kMaxCheckpointBytes = int64_t{1} << 46;
 inline constexpr int64_t kManifestVersion = 1;
 inline constexpr size_t kMaxSections = 64;
 

@@ -218,8 +218,13 @@ StatusOr<ManifestSection> ParseSection(const json& value) {
 // What single entries don't show: order, and that files and sections fit together.
 Status CheckWhole(const Manifest& manifest) {
   std::unordered_set<std::string> chunk_names;
+  int64_t bytes = 0;
   for (size_t i = 0; i < manifest.files.size(); ++i) {
     const std::string& name = manifest.files[i].name;
+    if (manifest.files[i].bytes > kMaxCheckpointBytes - bytes) {
+      return Bad(absl::StrCat("its files have more than ", kMaxCheckpointBytes, " bytes together"));
+    }
+    bytes += manifest.files[i].bytes;
     if (i > 0 && manifest.files[i - 1].name >= name) {
       return Bad(absl::StrCat("files are not in order, or twice, at ", name));
     }

@@ -13,6 +13,7 @@
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/units.h"
+#include "checkpoint/manifest.h"
 #include "checkpoint/names.h"
 #include "checkpoint/repair.h"
 #include "checkpoint/s3/push.h"
@@ -104,6 +105,14 @@ StatusOr<ExitCode> PullFromS3(const std::string& text, const std::string& direct
   options.path = absl::StrCat(directory, "/", checkpoint::RoundName(found->round));
   options.root = root;
   options.sources.push_back(MakeS3Source(settings, found->place));
+  // Repair trusts a manifest that is here already.
+  ASSIGN_OR_RETURN(const std::string manifest, options.sources.back()->ReadManifest());
+  const std::string here = absl::StrCat(options.path, "/", checkpoint::kManifestName);
+  const StatusOr<std::string> there = ReadFile(here, checkpoint::kMaxManifestBytes);
+  if (!absl::IsNotFound(there.status()) && (!there.ok() || *there != manifest)) {
+    return UsageError(absl::StrCat(
+        options.path, " is there and is another one. Pull into another directory, or remove it"));
+  }
   StatusOr<checkpoint::RepairResult> result = absl::UnknownError("it did not run");
   {
     Bar bar("pull  " + options.path, &output);

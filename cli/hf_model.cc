@@ -17,6 +17,7 @@ using nlohmann::json;
 using Ordered = nlohmann::ordered_json;
 
 constexpr int64_t kMaxSize = 1 << 24;
+constexpr int64_t kMaxLayers = 4096;
 
 Status Bad(const std::string& key, const std::string& why) {
   return UsageError(absl::StrCat("config.json: ", key, " ", why));
@@ -88,7 +89,10 @@ double RopeTheta(const json& config, Config& keys) {
 StatusOr<pb::Model> ModelOfText(const std::string& text) {
   pb::Model model;
   if (!google::protobuf::TextFormat::ParseFromString(text, &model) || model.layers() < 1 ||
-      model.heads() < 1 || model.kv_heads() < 1 || model.hidden_size() < 1) {
+      model.heads() < 1 || model.kv_heads() < 1 || model.hidden_size() < 1 ||
+      model.layers() > kMaxLayers || model.heads() > kMaxSize || model.kv_heads() > kMaxSize ||
+      model.hidden_size() > kMaxSize || model.intermediate_size() > kMaxSize ||
+      model.vocab_size() > kMaxSize) {
     return UsageError(
         absl::StrCat("the checkpoint does not say which model it is of: ", text.substr(0, 100)));
   }
@@ -147,7 +151,9 @@ StatusOr<pb::Model> ModelOfHfConfig(const std::string& text) {
   if (keys.Has("head_dim") && keys.Size("head_dim") * model.heads() != model.hidden_size()) {
     keys.Fail(Bad("head_dim", "is not hidden_size / num_attention_heads"));
   }
-  if (model.layers() > 4096) keys.Fail(Bad("num_hidden_layers", "is above 4096"));
+  if (model.layers() > kMaxLayers) {
+    keys.Fail(Bad("num_hidden_layers", absl::StrCat("is above ", kMaxLayers)));
+  }
   RETURN_IF_ERROR(keys.status);
   // Checks what the keys mean together.
   StatusOr<pb::Model> resolved = ResolveModel(model, model.vocab_size());

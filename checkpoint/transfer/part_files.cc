@@ -215,6 +215,19 @@ StatusOr<std::string> PartFiles::Commit() {
   RETURN_IF_ERROR(Checkpoint::Open(folder_).status());
   ASSIGN_OR_RETURN(const FileLock lock, AwaitLock(directory_));
   const int64_t round = manifest_.description.round;
+  // A save may have put its own there since the pull began.
+  const std::string path = absl::StrCat(directory_, "/", RoundName(round));
+  std::error_code error;
+  if (std::filesystem::exists(std::filesystem::symlink_status(path, error))) {
+    const StatusOr<std::string> there =
+        ReadFile(absl::StrCat(path, "/", kManifestName), kMaxManifestBytes);
+    if (!there.ok() || *there != text_) {
+      return UsageError(absl::StrCat(path,
+                                     " has come meanwhile and is another one; what was "
+                                     "pulled is whole in ",
+                                     folder_));
+    }
+  }
   RETURN_IF_ERROR(WithExitCode(PutInPlace(directory_, folder_, round), ExitCode::kEnvironment));
   return absl::StrCat(directory_, "/", RoundName(round));
 }

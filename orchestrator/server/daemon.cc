@@ -270,6 +270,7 @@ void Daemon::Abandon(const Status& status) {
   // As far as there is room for it.
   const Status persisted = Persist(actions.records);
   if (!persisted.ok()) LOG(ERROR) << "nor is that stored: " << persisted.message();
+  if (!MayServe()) return;  // it learned just now that another one leads: the job goes on there
   if (actions.ended) return Send(actions.messages);
   // The core had ended the job in the very step that could not be stored: that end does not count.
   for (const pb::Region& region : options_.job.regions()) {

@@ -158,6 +158,7 @@ TEST(Manifest, NamesTheRuleThatIsBroken) {
   EXPECT_THAT(Refusal("\"offset\": 256", "\"offset\": 3"), HasSubstr("overlap"));
   EXPECT_THAT(Refusal("\"name\": \"b\"", "\"name\": \"a\""), HasSubstr("twice"));
   EXPECT_THAT(Refusal("\"size\": 99", "\"size\": 98"), HasSubstr("hashes"));
+  EXPECT_THAT(Refusal("\"size\": 99", "\"size\": 9007199254740992"), HasSubstr("together"));
   EXPECT_THAT(Refusal(std::string(64, 'a'), std::string(64, 'G')), HasSubstr("hexadecimal"));
   EXPECT_THAT(Refusal("\"class\": \"regional\", \"prefix\"", "\"class\": \"worker\", \"prefix\""),
               HasSubstr("single files"));

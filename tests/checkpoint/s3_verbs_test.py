@@ -4,6 +4,7 @@ as a user runs them, against s3_server.py."""
 import filecmp
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,11 @@ class S3Verbs(unittest.TestCase):
         self.assertEqual(self.run_verb(0, "pull", PLACE, there)["round"], 9)
         self.run_verb(0, "pull", PLACE, there, "--round=7")
         self.run_verb(2, "pull", PLACE, there, "--round=6")
+        # What is there of that round and is another one stays.
+        other = os.path.join(self.directory.name, "other")
+        shutil.copytree(f"{self.here}/round-000008", f"{other}/round-000009")
+        refused = self.run_verb(2, "pull", PLACE, other, "--round=9")
+        self.assertIn("is another one", refused["error"]["message"])
         for name in ("round-000007", "round-000009"):
             self.assertTrue(self.run_verb(0, "verify", f"{there}/{name}")["whole"])
             compared = filecmp.dircmp(f"{self.here}/{name}", f"{there}/{name}")

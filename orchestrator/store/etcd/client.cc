@@ -124,7 +124,7 @@ StatusOr<EtcdPlace> EtcdPlace::Parse(const std::string& text, const std::string&
     return UsageError("--store_cert and --store_key go together: a certificate and its key");
   }
   for (absl::string_view part : absl::StrSplit(text, ',')) {
-    std::string scheme = ca_file.empty() ? "http://" : "https://";
+    std::string scheme = ca_file.empty() && cert_file.empty() ? "http://" : "https://";
     for (const char* known : {"http://", "https://"}) {
       if (absl::ConsumePrefix(&part, known)) scheme = known;
     }
