@@ -373,6 +373,20 @@ std::string TrainRun::LastDoing(const std::string& region) const {
   return "";
 }
 
+namespace {
+
+// On a full disk nobody's last words may have found room.
+void NoteFullDisk(const std::string& directory, std::string* what) {
+  constexpr uint64_t kLittle = 64 << 20;
+  std::error_code error;
+  const auto space = std::filesystem::space(directory, error);
+  if (error || space.available >= kLittle) return;
+  absl::StrAppend(what, "; the disk of ", directory, " has little space left (",
+                  FormatBytes(static_cast<double>(space.available)), " free)");
+}
+
+}  // namespace
+
 TrainResult TrainRun::Conclude() {
   TrainResult result;
   const bool decided = orchestrator_->end() && orchestrator_->end()->signal == 0;
@@ -415,6 +429,9 @@ TrainResult TrainRun::Conclude() {
     failure.log = orchestrator_log_;
     failure.log_lines = LastLines(orchestrator_log_, 5);
     result.failure = failure;
+  }
+  if (result.failure->exit_code == static_cast<int>(ExitCode::kEnvironment)) {
+    NoteFullDisk(setup_.run_dir, &result.failure->what);
   }
   if (result.failure->doing.empty()) result.failure->doing = LastDoing(result.failure->region);
   // The job's code is the orchestrator's, unless it did not know of the failure.
