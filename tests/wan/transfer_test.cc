@@ -50,7 +50,7 @@ class Script : public ByteSource {
     std::unique_lock<std::mutex> lock(mutex_);
     read_ += static_cast<int64_t>(out.size());
     changed_.notify_all();
-    changed_.wait(lock, [this] { return !held_; });
+    changed_.wait(lock, [this] { return read_ <= held_after_; });
     if (read_ > fails_after_) return absl::DataLossError("the disk is gone");
     std::copy_n(bytes_.begin() + offset, out.size(), out.begin());
     if (wrong_) out[out.size() / 2] ^= 1;
@@ -58,11 +58,14 @@ class Script : public ByteSource {
   }
   void FailAfter(int64_t bytes) { fails_after_ = bytes; }
   void GiveWrongBytes() { wrong_ = true; }
-  void Hold(bool hold) {
+  // Reads that go past so many bytes wait.
+  void HoldAfter(int64_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    held_ = hold;
+    held_after_ = bytes;
     changed_.notify_all();
   }
+  void Hold() { HoldAfter(0); }
+  void Release() { HoldAfter(int64_t{1} << 60); }
   void AwaitRead(int64_t bytes) {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [&] { return read_ >= bytes; });
@@ -78,7 +81,7 @@ class Script : public ByteSource {
   bool wrong_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool held_ = false;
+  int64_t held_after_ = int64_t{1} << 60;
   int64_t read_ = 0;
 };
 
@@ -98,6 +101,9 @@ class WanTransfer : public testing::Test {
   std::shared_ptr<Transfer> Fetch(FetchRequest request) {
     return cluster_->engines[0]->Fetch(kView, kLane, std::move(request));
   }
+  static void AwaitFallen(Transfer* transfer, size_t count) {
+    while (transfer->Progress().fallen.size() < count) std::this_thread::yield();
+  }
   void ExpectWhole(Transfer* transfer) {
     const Status status = transfer->Wait();
     ASSERT_TRUE(status.ok()) << status;
@@ -114,10 +120,17 @@ class WanTransfer : public testing::Test {
 
 TEST_F(WanTransfer, BytesComeFromAllWhoHaveThem) {
   Start(3);
-  Serve(1);  // before it has joined
+  const auto first = Serve(1);  // before it has joined
   cluster_->JoinAll();
-  Serve(2);
+  const auto second = Serve(2);
+  // Neither gives all before the other one has begun.
+  first->Hold();
+  second->Hold();
   const auto transfer = Fetch(Whole(&out_));
+  first->AwaitRead(1);
+  second->AwaitRead(1);
+  first->Release();
+  second->Release();
   ExpectWhole(transfer.get());
   const FetchProgress progress = transfer->Progress();
   EXPECT_GT(progress.from[1], 0);
@@ -163,11 +176,14 @@ TEST_F(WanTransfer, ASinkGetsEachBlockOnceAndWhole) {
 
 TEST_F(WanTransfer, WhoServesNothingOrTooLittleFallsOutByName) {
   Start(4);
-  Serve(1);
+  const auto whole = Serve(1);
+  whole->Hold();
   cluster_->JoinAll();
   const std::vector<uint8_t> short_bytes(100);
   ASSERT_TRUE(cluster_->engines[2]->Serve(kView, kLane, "state", MemorySource(short_bytes)).ok());
   const auto transfer = Fetch(Whole(&out_));
+  AwaitFallen(transfer.get(), 2);
+  whole->Release();
   ExpectWhole(transfer.get());
   const FetchProgress progress = transfer->Progress();
   ASSERT_EQ(progress.fallen.size(), 2u);
@@ -208,12 +224,14 @@ TEST_F(WanTransfer, WithTheLastSourceTheFetchEndsAndAnotherOneGoesOn) {
 TEST_F(WanTransfer, ASourceWhoseBytesAreWrongFallsOutAndItsBlocksComeFromOthers) {
   Start(3);
   Serve(1)->GiveWrongBytes();
-  Serve(2);
+  const auto right = Serve(2);
+  right->Hold();  // until a wrong block has come
   cluster_->JoinAll();
   FetchRequest request = Whole(&out_);
   request.out = {};
   request.sink = [&](int64_t offset, std::span<const uint8_t> block) {
     if (!std::equal(block.begin(), block.end(), bytes_.begin() + offset)) {
+      right->Release();
       return Status(absl::DataLossError("another hash"));
     }
     std::copy(block.begin(), block.end(), out_.begin() + offset);
@@ -245,13 +263,13 @@ TEST_F(WanTransfer, AfterCancelAndStopServingNothingIsTouched) {
   Start(2);
   const auto source = Serve(1);
   cluster_->JoinAll();
-  source->Hold(true);
+  source->Hold();
   const auto transfer = Fetch(Whole(&out_));
   source->AwaitRead(1);
   transfer->Cancel();
   EXPECT_TRUE(absl::IsCancelled(transfer->Wait()));
   std::vector<uint8_t>().swap(out_);
-  source->Hold(false);
+  source->Release();
   cluster_->engines[1]->StopServing(kView, kLane, "state");
   const int64_t read = source->read();
   ExpectSums(cluster_.get(), 1);
@@ -279,9 +297,9 @@ TEST_F(WanTransfer, WhatASilentSourceOwesComesFromTheOthers) {
   const auto mute = Serve(1);
   Serve(2);
   cluster_->JoinAll();
-  mute->Hold(true);
+  mute->Hold();
   ExpectWhole(Fetch(Whole(&out_)).get());
-  mute->Hold(false);
+  mute->Release();
 }
 
 TEST_F(WanTransfer, AnAllReduceBesideAFetchHasTheSameBits) {
@@ -320,11 +338,16 @@ TEST_F(WanTransfer, InAGroupForTransfersAMemberThatIsKilledTakesNothingAlong) {
     ASSERT_TRUE(joined.ok()) << joined;
   }
   const auto killed = Serve(1);
-  Serve(2);
-  Serve(3);
+  const auto others = {Serve(2), Serve(3)};
+  // They give a part, and the rest when the one that is killed is known to be gone.
+  for (const auto& other : others) other->HoldAfter(kSize / 4);
+  killed->HoldAfter(kSize / 4);
   const auto transfer = Fetch(Whole(&out_));
-  killed->AwaitRead(1 << 20);  // not more: on a busy machine the others give the rest
+  killed->AwaitRead(1 << 20);
   proxy.reset();
+  AwaitFallen(transfer.get(), 1);
+  killed->Release();
+  for (const auto& other : others) other->Release();
   ExpectWhole(transfer.get());
   const FetchProgress progress = transfer->Progress();
   EXPECT_LE(progress.again, kSize / 50);
@@ -366,16 +389,16 @@ TEST_F(WanTransfer, InAGroupForTransfersAMemberThatLeftMayComeAgain) {
 TEST_F(WanTransfer, ASourceThatIsLostEndsTheFetchWithItsName) {
   Start(2, 64 << 20);
   const auto source = Serve(1);
+  source->HoldAfter(1 << 20);
   cluster_->JoinAll();
   const auto transfer = Fetch(Whole(&out_));
   source->AwaitRead(1 << 20);
-  source->Hold(true);
   std::thread killer([&] { cluster_->engines[1].reset(); });
   const Status status = transfer->Wait();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("oslo"));
   EXPECT_TRUE(status.GetPayload(kPeerPayload).has_value());
-  source->Hold(false);
+  source->Release();
   killer.join();
 }
 
