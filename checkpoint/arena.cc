@@ -25,7 +25,7 @@ Status Arena::Fit(int64_t elements) {
   if (memory == MAP_FAILED) {
     return WithExitCode(
         absl::ResourceExhaustedError(absl::StrCat(
-            "no memory to stage a checkpoint: ", FormatBytes(wanted), " were asked for")),
+            "no memory to copy the state to: ", FormatBytes(wanted), " were asked for")),
         ExitCode::kEnvironment);
   }
   madvise(memory, wanted, MADV_HUGEPAGE);  // a wish
@@ -34,10 +34,10 @@ Status Arena::Fit(int64_t elements) {
   return OkStatus();
 }
 
-void Arena::Touch() {
+void Arena::Touch(int64_t begin, int64_t end) {
   constexpr int64_t kPage = 4096;
   auto* const bytes = reinterpret_cast<volatile char*>(data_);
-  for (int64_t at = 0; at < bytes_; at += kPage) bytes[at] = 0;
+  for (int64_t at = begin; at < end; at += kPage) bytes[at] = 0;
 }
 
 void Arena::Free() {

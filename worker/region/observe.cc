@@ -2,7 +2,9 @@
 // catches up (docs/protocols/membership.md, Joining).
 //
 //   1. SwitchView into a view with observers: full members keep a copy of S(e) and serve it, or as
-//      soon as they have it (a round that is handed on first).
+//      soon as they have it (a round that is handed on first). All wait for this copy; its memory
+//      is made ready from PrepareView on, beside training (copy_room.h), and stays until a view
+//      without observers holds.
 //   2. The observer's first reduction in the view ends: all members are in the view, so the copies
 //      are there. It begins to fetch, each rank its own lanes, from all full members at once.
 //   3. Every result that it hears goes into a file (heard_results.h).
@@ -146,49 +148,80 @@ Status RegionWorker::CatchUp(const std::string& copy) {
   return OkStatus();
 }
 
-Status RegionWorker::ServeState() {
+// What this rank copies at the edge of `view`: of the outer state, or of the inner optimizer's.
+int64_t RegionWorker::CopiedElements(const pb::View& view, bool inner) const {
+  const int self = MemberOf(view);
+  if (replica_ == nullptr || !has_state_ || self < 0 || Observes(view)) return 0;
+  if (inner && !CopiesInnerState()) return 0;
   bool wanted = false;
-  for (const pb::Member& member : view_.members()) {
-    wanted = wanted || member.role() == pb::Member::OBSERVER;
+  for (int member = 0; member < view.members_size(); ++member) {
+    wanted = wanted || (view.members(member).role() == pb::Member::OBSERVER &&
+                        (!inner || InnerSourceOf(view, member) == self));
   }
-  if (!wanted || serving_ || !has_state_ || Observes(view_) ||
-      state_round_ != view_.first_round() - 1) {
-    return OkStatus();
-  }
-  const double began = Clock::Real()->MonotonicSeconds();
-  Doing("copying the outer state for regions that join");
-  ASSIGN_OR_RETURN(LaneBuffers copy, replica_->method->CopyOuterState());
-  const int64_t updates =
-      replica_->method->inner_state_replicated() ? replica_->inner->updates() : 0;
+  if (!wanted) return 0;
+  int64_t elements = 0;
   const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
   for (int64_t lane = own.begin; lane < own.end; ++lane) {
-    RETURN_IF_ERROR(
-        wan_->Serve(ViewId{view_.id()}, LaneId{lane}, kOuterCopyName,
-                    MakeOuterCopy(state_round_, updates, std::move(copy[lane - own.begin]))));
+    elements += replica_->lanes->LaneSize(static_cast<int>(lane));
   }
+  return elements * (inner ? 2 : replica_->method->OuterCopies());
+}
+
+// Room that is there, also of what is still served, is as good as new: the size stays the same.
+void RegionWorker::MakeRoom(const pb::View& view) {
+  const int64_t outer = CopiedElements(view, false), inner = CopiedElements(view, true);
+  if (outer > 0 && replica_->outer_room == nullptr) {
+    replica_->outer_room = std::make_shared<CopyRoom>(outer);
+  }
+  if (inner > 0 && replica_->inner_room == nullptr) {
+    replica_->inner_room = std::make_shared<CopyRoom>(inner);
+  }
+}
+
+Status RegionWorker::ServeState() {
+  if (serving_ || CopiedElements(view_, false) == 0 || state_round_ != view_.first_round() - 1) {
+    return OkStatus();
+  }
+  MakeRoom(view_);  // of a view that nobody announced
+  const double began = Clock::Real()->MonotonicSeconds();
+  Doing("copying the outer state for regions that join");
   serving_ = true;
-  RETURN_IF_ERROR(ServeInnerState());
+  RETURN_IF_ERROR(ServeCopy(
+      kOuterCopyName, replica_->outer_room, replica_->method->OuterCopies(),
+      replica_->method->inner_state_replicated() ? replica_->inner->updates() : 0,
+      [&](int64_t i, std::span<float> out) { return replica_->method->CopyOuterState(i, out); }));
+  if (CopiedElements(view_, true) > 0) {
+    const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
+    RETURN_IF_ERROR(ServeCopy(kInnerCopyName, replica_->inner_room, 2, replica_->inner->updates(),
+                              [&](int64_t i, std::span<float> out) {
+                                return ReadMoments(*trainer_, replica_->inner->owned(),
+                                                   *replica_->lanes,
+                                                   static_cast<int>(own.begin + i), out);
+                              }));
+  }
   LOG(INFO) << "serves the state after round " << state_round_ << "; it was copied in "
             << FormatDuration(Clock::Real()->MonotonicSeconds() - began);
   return OkStatus();
 }
 
-Status RegionWorker::ServeInnerState() {
-  bool wanted = false;
-  for (int member = 0; member < view_.members_size(); ++member) {
-    wanted = wanted || (view_.members(member).role() == pb::Member::OBSERVER &&
-                        InnerSourceOf(view_, member) == MemberOf(view_));
+Status RegionWorker::ServeCopy(const char* name, std::shared_ptr<CopyRoom> room, int64_t vectors,
+                               int64_t updates,
+                               const std::function<Status(int64_t i, std::span<float> out)>& copy) {
+  const StatusOr<std::span<float>> data = room->Data();
+  if (!data.ok()) {
+    // Whoever asks is told that it is not served here.
+    LOG(WARNING) << data.status().message() << "; other regions have to serve it";
+    return OkStatus();
   }
-  if (!wanted || !CopiesInnerState()) return OkStatus();
+  std::span<float> left = *data;
   const Range own = replica_->lanes->LanesOfWorker(control_->rank(), control_->size());
   for (int64_t lane = own.begin; lane < own.end; ++lane) {
-    std::vector<float> moments;
-    moments.reserve(2 * replica_->lanes->LaneSize(static_cast<int>(lane)));
-    RETURN_IF_ERROR(AppendMoments(*trainer_, replica_->inner->owned(), *replica_->lanes,
-                                  static_cast<int>(lane), &moments));
-    RETURN_IF_ERROR(
-        wan_->Serve(ViewId{view_.id()}, LaneId{lane}, kInnerCopyName,
-                    MakeOuterCopy(state_round_, replica_->inner->updates(), std::move(moments))));
+    const size_t size = vectors * replica_->lanes->LaneSize(static_cast<int>(lane));
+    const std::span<float> out = left.first(size);
+    left = left.subspan(size);
+    RETURN_IF_ERROR(copy(lane - own.begin, out));
+    RETURN_IF_ERROR(wan_->Serve(ViewId{view_.id()}, LaneId{lane}, name,
+                                MakeOuterCopy(state_round_, updates, out, room)));
   }
   return OkStatus();
 }

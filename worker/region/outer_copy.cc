@@ -16,7 +16,9 @@ constexpr double kRetrySeconds = 0.3;
 
 class OuterCopy : public wan::ByteSource {
  public:
-  OuterCopy(const OuterCopyHeader& header, std::vector<float> lane) : lane_(std::move(lane)) {
+  OuterCopy(const OuterCopyHeader& header, std::span<const float> lane,
+            std::shared_ptr<const void> room)
+      : lane_(lane), room_(std::move(room)) {
     header.Encode(header_);
   }
   int64_t size() const override {
@@ -35,7 +37,8 @@ class OuterCopy : public wan::ByteSource {
 
  private:
   uint8_t header_[OuterCopyHeader::kBytes];
-  const std::vector<float> lane_;
+  const std::span<const float> lane_;
+  const std::shared_ptr<const void> room_;
 };
 
 void PutNumber(uint8_t* out, int64_t number) {
@@ -70,12 +73,13 @@ StatusOr<OuterCopyHeader> OuterCopyHeader::Parse(const uint8_t* bytes) {
 }
 
 std::shared_ptr<wan::ByteSource> MakeOuterCopy(int64_t round, int64_t updates,
-                                               std::vector<float> lane) {
+                                               std::span<const float> lane,
+                                               std::shared_ptr<const void> room) {
   OuterCopyHeader header;
   header.round = round;
   header.updates = updates;
   header.elements = static_cast<int64_t>(lane.size());
-  return std::make_shared<OuterCopy>(header, std::move(lane));
+  return std::make_shared<OuterCopy>(header, lane, std::move(room));
 }
 
 OuterFetch::OuterFetch(wan::Engine* engine, std::string name, ViewId view,

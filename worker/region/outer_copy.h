@@ -19,6 +19,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -42,8 +43,10 @@ struct OuterCopyHeader {
   static StatusOr<OuterCopyHeader> Parse(const uint8_t* bytes);
 };
 
+// `lane` lies in `room`, which lives as long as the source.
 std::shared_ptr<wan::ByteSource> MakeOuterCopy(int64_t round, int64_t updates,
-                                               std::vector<float> lane);
+                                               std::span<const float> lane,
+                                               std::shared_ptr<const void> room);
 
 // Fetches the copies of some lanes, all at once, each from all of `sources`. What fails is tried
 // again, without what is here, until it is done or the object goes.

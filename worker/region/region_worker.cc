@@ -77,6 +77,7 @@ Status RegionWorker::Run(const pb::RegionCommand& command, pb::RegionAnswer* ans
     case pb::RegionCommand::kEnterView:
       return EnterView(command.enter_view().view(), answer);
     case pb::RegionCommand::kPrepareView:
+      MakeRoom(command.prepare_view().view());
       return PrepareView(command.prepare_view().view());
     case pb::RegionCommand::kSwitchView:
       return SwitchView(command.switch_view(), answer);

@@ -5,9 +5,9 @@
 // rounds.cc trains, reduces and commits; observe.cc follows without a state, and serves those who
 // do; agree.cc has the ranks wait together; save.cc writes checkpoints.
 //
-// Memory, in copies of this worker's lanes: as worker/sync/method.h says; while a view has an
-// observer, the outer state once more, and where sync.joiner_state is copied, at the member that
-// the observer takes it from, the inner optimizer's two moments once more.
+// Memory, in copies of this worker's lanes: as worker/sync/method.h says; while a view with an
+// observer is prepared or holds, the outer state once more, and where sync.joiner_state is copied,
+// at the member that the observer takes it from, the inner optimizer's two moments once more.
 // Thread rule: Execute and Observe from one thread; the others from any.
 #pragma once
 
@@ -36,6 +36,8 @@
 #include "worker/trainer/trainer.h"
 
 namespace atl {
+
+class CopyRoom;
 
 struct RegionWorkerOptions {
   std::string region;
@@ -136,9 +138,14 @@ class RegionWorker {
   Status CommitHeard(const pb::CommitRound& command, pb::RegionAnswer* answer);
   Status CatchUp(const std::string& copy);
   bool CopiesInnerState() const;
-  // Full members: a copy of the outer state for observers, where the view asks for it.
+  // Full members: a copy of the outer state for observers, where the view asks for it; and the
+  // memory for it, as soon as the view is known.
+  int64_t CopiedElements(const pb::View& view, bool inner) const;
+  void MakeRoom(const pb::View& view);
   Status ServeState();
-  Status ServeInnerState();
+  Status ServeCopy(const char* name, std::shared_ptr<CopyRoom> room, int64_t vectors,
+                   int64_t updates,
+                   const std::function<Status(int64_t i, std::span<float> out)>& copy);
   void StopServing();
 
   Status Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* answer);

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "worker/region/copy_room.h"
 #include "worker/region/heard_results.h"
 #include "worker/region/outer_copy.h"
 #include "worker/region/region_worker.h"
@@ -19,6 +20,8 @@ struct RegionWorker::Replica {
   std::unique_ptr<InnerOptimizer> inner;
   std::unique_ptr<Gradients> gradients;
   std::unique_ptr<SyncMethod> method;
+  // Of full members, while a view with observers is prepared or holds: what they serve lies here.
+  std::shared_ptr<CopyRoom> outer_room, inner_room;
 };
 
 // An observer without state (observe.cc).

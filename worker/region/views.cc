@@ -1,6 +1,7 @@
 // Views that change, as one worker lives through them (docs/protocols/membership.md).
 //
-//   PrepareView  begins to join the lanes of a view in the background
+//   PrepareView  begins to join the lanes of a view in the background, and to make room for what
+//                its observers will fetch
 //   SwitchView   1. joins them, or waits until that is done;
 //                2. leaves the former view: rounds belong to the new one;
 //                3. a full member serves a copy of its outer state if there are observers; an
@@ -102,6 +103,10 @@ Status RegionWorker::JoinPrepared(pb::RegionAnswer* answer) {
   following_.reset();
   if (view_.id() > 0 && view_.id() != prepared_.id()) wan_->Leave(ViewId{view_.id()});
   view_ = prepared_;
+  if (replica_ != nullptr) {
+    if (CopiedElements(view_, false) == 0) replica_->outer_room.reset();
+    if (CopiedElements(view_, true) == 0) replica_->inner_room.reset();
+  }
   MutexLock lock(&mutex_);
   links_of_others_.clear();
   return OkStatus();
@@ -117,6 +122,7 @@ Status RegionWorker::SwitchView(const pb::SwitchView& command, pb::RegionAnswer*
     RETURN_IF_ERROR(PrepareView(view));
   }
   prepared_ = view;  // of a planned one, what depends on the edge is known by now
+  MakeRoom(view);
   RETURN_IF_ERROR(JoinPrepared(answer));
   const bool fetch = Observes(view) && (command.fetch() || !has_state_);
   if (replica_ == nullptr || (fetch && replica_->lanes->lanes() != view.lanes())) {

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "worker/inner/learning_rate.h"
 #include "worker/sync/lane_buffer.h"
 #include "worker/sync/method.h"
@@ -129,15 +130,11 @@ class Diloco : public SyncMethod {
   bool inner_state_replicated() const override { return false; }
 
   int OuterCopies() const override { return 2; }
-  StatusOr<LaneBuffers> CopyOuterState() override {
-    // Members wait for this: each number is copied once.
-    LaneBuffers copy(own_.size());
-    for (int64_t i = 0; i < own_.size(); ++i) {
-      copy[i].reserve(outer_[i].size() + momentum_[i].size());
-      copy[i].insert(copy[i].end(), outer_[i].begin(), outer_[i].end());
-      copy[i].insert(copy[i].end(), momentum_[i].begin(), momentum_[i].end());
-    }
-    return copy;
+  Status CopyOuterState(int64_t i, std::span<float> out) override {
+    CHECK_EQ(out.size(), outer_[i].size() + momentum_[i].size());
+    std::copy(outer_[i].begin(), outer_[i].end(), out.begin());
+    std::copy(momentum_[i].begin(), momentum_[i].end(), out.begin() + outer_[i].size());
+    return OkStatus();
   }
   Status SetOuterState(LaneBuffers state, int64_t) override {
     for (int64_t i = 0; i < own_.size(); ++i) {

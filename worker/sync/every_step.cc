@@ -75,16 +75,12 @@ class EveryStep : public SyncMethod {
   bool inner_state_replicated() const override { return true; }
 
   int OuterCopies() const override { return 3; }
-  StatusOr<LaneBuffers> CopyOuterState() override {
-    LaneBuffers state(own_.size());
-    for (int64_t i = 0; i < own_.size(); ++i) {
-      state[i].reserve(OuterCopies() * context_.lanes->LaneSize(Lane(i)));
-      RETURN_IF_ERROR(
-          ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), &state[i]));
-      RETURN_IF_ERROR(AppendMoments(*context_.trainer, context_.inner->owned(), *context_.lanes,
-                                    Lane(i), &state[i]));
-    }
-    return state;
+  Status CopyOuterState(int64_t i, std::span<float> out) override {
+    const size_t size = context_.lanes->LaneSize(Lane(i));
+    RETURN_IF_ERROR(ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i),
+                             out.first(size)));
+    return ReadMoments(*context_.trainer, context_.inner->owned(), *context_.lanes, Lane(i),
+                       out.subspan(size));
   }
   Status SetOuterState(LaneBuffers state, int64_t updates) override {
     for (int64_t i = 0; i < own_.size(); ++i) {

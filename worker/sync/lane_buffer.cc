@@ -38,8 +38,13 @@ constexpr Vector kMoments[] = {Vector::kExpAvg, Vector::kExpAvgSq};
 Status ReadLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
                 std::vector<float>* buffer) {
   buffer->resize(lanes.LaneSize(lane));
+  return ReadLane(trainer, vector, lanes, lane, std::span(*buffer));
+}
+
+Status ReadLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
+                std::span<float> buffer) {
   return ForEachSlice(lanes, lane, [&](Range slice, int64_t offset) {
-    return trainer.Read(vector, slice.begin, std::span(*buffer).subspan(offset, slice.size()));
+    return trainer.Read(vector, slice.begin, buffer.subspan(offset, slice.size()));
   });
 }
 
@@ -50,15 +55,15 @@ Status WriteLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
   });
 }
 
-Status AppendMoments(Trainer& trainer, const std::vector<Range>& owned, const Lanes& lanes,
-                     int lane, std::vector<float>* buffer) {
+Status ReadMoments(Trainer& trainer, const std::vector<Range>& owned, const Lanes& lanes, int lane,
+                   std::span<float> moments) {
+  int64_t base = 0;
   for (const Vector vector : kMoments) {
-    const size_t base = buffer->size();
-    buffer->resize(base + lanes.LaneSize(lane));
     RETURN_IF_ERROR(ForEachSlice(lanes, lane, [&](Range slice, int64_t offset) {
       return trainer.Read(vector, PlaceOf(owned, slice),
-                          std::span(*buffer).subspan(base + offset, slice.size()));
+                          moments.subspan(base + offset, slice.size()));
     }));
+    base += lanes.LaneSize(lane);
   }
   return OkStatus();
 }

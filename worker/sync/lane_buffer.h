@@ -15,13 +15,15 @@ namespace atl {
 // elements.
 Status ReadLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
                 std::vector<float>* buffer);
+Status ReadLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
+                std::span<float> buffer);
 Status WriteLane(Trainer& trainer, Vector vector, const Lanes& lanes, int lane,
                  const std::vector<float>& buffer);
 
 // The lane's slices of the inner optimizer's first and second moments, back to back: 2 x LaneSize.
 // `owned`: this worker's (InnerOptimizer::owned), which the lane is part of.
-Status AppendMoments(Trainer& trainer, const std::vector<Range>& owned, const Lanes& lanes,
-                     int lane, std::vector<float>* buffer);
+Status ReadMoments(Trainer& trainer, const std::vector<Range>& owned, const Lanes& lanes, int lane,
+                   std::span<float> moments);
 Status WriteMoments(Trainer& trainer, const std::vector<Range>& owned, const Lanes& lanes, int lane,
                     std::span<const float> moments);
 

@@ -134,7 +134,8 @@ class SyncMethod {
   // Everything that makes a region equal to this one at a round's edge: a buffer a lane, as many
   // vectors of LaneSize one after the other as OuterCopies() says.
   virtual int OuterCopies() const = 0;
-  virtual StatusOr<LaneBuffers> CopyOuterState() = 0;
+  // The i-th own lane's part of it; `out` has just the size.
+  virtual Status CopyOuterState(int64_t i, std::span<float> out) = 0;
   // `updates`: of the inner optimizer where its state is replicated.
   virtual Status SetOuterState(LaneBuffers state, int64_t updates) = 0;
 
