@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
@@ -16,8 +17,9 @@ constexpr int64_t kHugePage = 2 << 20;
 }  // namespace
 
 Status Arena::Fit(int64_t elements) {
-  const int64_t wanted =
-      (elements * static_cast<int64_t>(sizeof(float)) + kHugePage - 1) / kHugePage * kHugePage;
+  // Of a rank that holds nothing too: no memory would look like none left.
+  const int64_t bytes = std::max<int64_t>(1, elements) * static_cast<int64_t>(sizeof(float));
+  const int64_t wanted = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   if (wanted <= bytes_) return OkStatus();
   Free();
   void* const memory =

@@ -18,7 +18,7 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // At least `elements` floats; what was there is kept if it is large enough. kResourceExhausted
+  // At least `elements` floats, and never nothing; what was there is kept if it is large enough. kResourceExhausted
   // if the system has no such memory.
   Status Fit(int64_t elements);
   void Free();
