@@ -18,8 +18,8 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // At least `elements` floats, and never nothing; what was there is kept if it is large enough. kResourceExhausted
-  // if the system has no such memory.
+  // At least `elements` floats, and never nothing; what was there is kept if it is large enough.
+  // kResourceExhausted if the system has no such memory.
   Status Fit(int64_t elements);
   void Free();
   // Has the system give all of it now: a first copy would otherwise wait for every page.
