@@ -17,7 +17,9 @@
 //      the free space and makes the staging directory ".round-000041.TOKEN.partial" with all files
 //      at full size and their headers (a full disk is found before anything is written). TOKEN is
 //      new each time: a worker of a dead run that wakes up late can't write into it;
-//   3. every rank writes the slices that it owns, hashes them on the way from memory, and fsyncs;
+//   3. every rank writes the slices that it owns, hashes them on the way from memory, and fsyncs.
+//      With a key, replicated files are hashed once more before that, in the clear: their salt
+//      follows from it (encryption.h); then bytes are encrypted on their way to hash and disk;
 //   4. the written bytes and the hashed chunks are counted;
 //   5. rank 0 writes hashes, fsyncs every file and directory, then the manifest last, and fsyncs;
 //   6. the staging directory is renamed and the parent fsynced: the checkpoint exists. Before that,
@@ -83,8 +85,12 @@ enum class WriteWay {
   kPlain,  // pwrite and fsync
 };
 
+class EncryptionKey;  // encryption.h
+
 struct SaveOptions {
   std::string directory;  // .../checkpoints
+  // Of all ranks and all regions the same; null: the files lie in the clear.
+  std::shared_ptr<const EncryptionKey> key;
   Description description;
   std::vector<TensorSpec> tensors;
   std::vector<Section> sections;  // the same prefixes in the same order on every rank
@@ -114,13 +120,19 @@ class Checkpoint {
  public:
   // Parses the manifest and checks it against the files' presence, sizes and headers; contents are
   // checked as they are read. Errors say which file and rule, and have exit code 2.
-  static StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
+  // With a key, which outlives the checkpoint: it must be encrypted with it and unchanged since,
+  // else it is refused before a byte is used. Without, an encrypted one can be opened and verified,
+  // and its headers are not looked at; only Read() refuses.
+  static StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path,
+                                                    const EncryptionKey* key = nullptr);
   virtual ~Checkpoint() = default;
 
   virtual const std::string& path() const = 0;
   virtual const Description& description() const = 0;
   virtual const std::vector<TensorSpec>& tensors() const = 0;  // offsets as written
   virtual bool HasSection(const std::string& prefix) const = 0;
+  // EncryptionKey::id() of its key; empty: it is not encrypted.
+  virtual std::string key_id() const = 0;
   // Elements `range` of a section, in the geometry `tensors` of the reader (same names and shapes;
   // offsets may differ), into `out`; elements between tensors become zero. Every chunk touched is
   // verified against its hash. Any thread, in parallel.
@@ -133,6 +145,7 @@ class Checkpoint {
 struct Found {
   std::string path;
   Description description;
+  std::string key_id;  // empty: not encrypted
 };
 // Complete checkpoints in `directory`, newest first. What is there but can't be used is told in
 // `ignored`, a line each.

@@ -45,7 +45,7 @@ class Walk {
     }
     result_.unlisted = UnlistedFiles(path_, *result_.manifest);
     if (result_.damages.empty()) {
-      const Status opened = Checkpoint::Open(path_).status();
+      const Status opened = Checkpoint::Open(path_, options_.key).status();
       if (!opened.ok()) Add(DamageKind::kContent, kManifestName, -1, opened.message());
     }
     return std::move(result_);

@@ -49,6 +49,9 @@ struct InspectOptions {
   uint64_t seed = 0;
   // Taken where the checkpoint's own manifest is lost (which is told as damage). May be null.
   const Manifest* substitute = nullptr;
+  // With the key of an encrypted checkpoint the manifest's mac and the headers are checked too. May
+  // be null.
+  const EncryptionKey* key = nullptr;
   // Told after every chunk. May be empty.
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;
 };

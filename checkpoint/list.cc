@@ -43,7 +43,7 @@ std::vector<Found> List(const std::string& directory, std::vector<std::string>* 
       ignore(round->second,
              absl::StrCat("it holds round ", (*opened)->description().round, ": rename it"));
     } else {
-      found.push_back({path, (*opened)->description()});
+      found.push_back({path, (*opened)->description(), (*opened)->key_id()});
     }
   }
   std::sort(others.begin(), others.end());

@@ -9,10 +9,13 @@
 // and any offsets in the flat vector do; then each chunk touched is read once, compared with its
 // hash, and its parts are copied. The first time a file is read, the chunks of its header are
 // compared as well, because the mapping relies on them.
+// An encrypted checkpoint: with its key, the manifest's mac is checked between 1 and 2, and what is
+// read is decrypted behind the comparison with its hash; without the key, 3 is left out.
 // Thread rule: nothing changes after Open but the marks of verified headers, which are atomic.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <optional>
 #include <unordered_map>
 
 #include "absl/strings/escaping.h"
@@ -22,6 +25,7 @@
 #include "base/file.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/chunks.h"
+#include "checkpoint/encryption.h"
 #include "checkpoint/file_plan.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/names.h"
@@ -38,6 +42,7 @@ struct OpenedFile {
   int64_t bytes = 0;
   std::string hashes;      // kHashBytes a chunk
   int64_t head_bytes = 0;  // of a safetensors file
+  std::string key;         // empty: it lies in the clear
   mutable std::atomic<bool> head_verified = false;
 
   absl::string_view Hash(int64_t chunk) const {
@@ -62,14 +67,27 @@ struct Wanted {
 
 class OpenedCheckpoint : public Checkpoint {
  public:
-  OpenedCheckpoint(std::string path, Manifest manifest)
-      : path_(std::move(path)), manifest_(std::move(manifest)), files_(manifest_.files.size()) {}
+  OpenedCheckpoint(std::string path, Manifest manifest, const EncryptionKey* key)
+      : path_(std::move(path)),
+        manifest_(std::move(manifest)),
+        readable_(!manifest_.encryption || key != nullptr),
+        files_(manifest_.files.size()) {
+    if (key == nullptr) return;
+    for (size_t i = 0; i < files_.size(); ++i) {
+      files_[i].key = key->FileKey(manifest_, manifest_.files[i]);
+    }
+  }
 
   Status OpenFiles() {
     for (size_t i = 0; i < files_.size(); ++i)
       RETURN_IF_ERROR(OpenOne(manifest_.files[i], &files_[i]));
-    for (const ManifestSection& section : manifest_.sections)
-      RETURN_IF_ERROR(OpenSection(section.prefix));
+    for (const ManifestSection& section : manifest_.sections) {
+      if (readable_) {
+        RETURN_IF_ERROR(OpenSection(section.prefix));
+      } else {
+        sections_[section.prefix];
+      }
+    }
     return OkStatus();
   }
 
@@ -77,6 +95,9 @@ class OpenedCheckpoint : public Checkpoint {
   const Description& description() const override { return manifest_.description; }
   const std::vector<TensorSpec>& tensors() const override { return manifest_.tensors; }
   bool HasSection(const std::string& prefix) const override { return sections_.contains(prefix); }
+  std::string key_id() const override {
+    return manifest_.encryption ? manifest_.encryption->key_id : "";
+  }
 
   Status Read(const std::string& prefix, const std::vector<TensorSpec>& tensors, Range range,
               std::span<float> out) const override;
@@ -91,6 +112,7 @@ class OpenedCheckpoint : public Checkpoint {
 
   const std::string path_;
   const Manifest manifest_;
+  const bool readable_;            // in the clear, or with its key
   std::vector<OpenedFile> files_;  // as manifest_.files; never resized
   std::unordered_map<std::string, SectionTensors> sections_;
 };
@@ -121,12 +143,23 @@ Status OpenedCheckpoint::OpenOne(const ManifestFile& listed, OpenedFile* file) {
   return OkStatus();
 }
 
+StatusOr<SafetensorsHeader> ReadHeader(const OpenedFile& file) {
+  if (file.key.empty()) return ReadSafetensorsHeader(file.path);
+  FileCipher cipher(file.key);
+  return ReadSafetensorsHeader(file.path, [&](int64_t offset, std::string* bytes) {
+    for (size_t at = 0; at < bytes->size(); at += kChunkBytes) {
+      const auto size = static_cast<int64_t>(std::min<size_t>(kChunkBytes, bytes->size() - at));
+      cipher.Apply(offset + static_cast<int64_t>(at), bytes->data() + at, bytes->data() + at, size);
+    }
+  });
+}
+
 Status OpenedCheckpoint::OpenSection(const std::string& prefix) {
   SectionTensors& stored = sections_[prefix];
   for (size_t i = 0; i < files_.size(); ++i) {
     const std::string& name = manifest_.files[i].name;
     if (!IsFileOfSection(name, prefix)) continue;
-    StatusOr<SafetensorsHeader> header = ReadSafetensorsHeader(files_[i].path);
+    StatusOr<SafetensorsHeader> header = ReadHeader(files_[i]);
     if (!header.ok()) return Refused(header.status().message());
     files_[i].head_bytes = header->data_begin;
     for (SafetensorsTensor& tensor : header->tensors) {
@@ -168,6 +201,8 @@ Status ReadFromFile(std::span<const Wanted> wanted) {
     }
     file.head_verified.store(true, std::memory_order_release);
   }
+  std::optional<FileCipher> cipher;
+  if (!file.key.empty()) cipher.emplace(file.key);
   int64_t chunk = -1;
   absl::string_view bytes;
   for (const Wanted& part : wanted) {
@@ -179,8 +214,13 @@ Status ReadFromFile(std::span<const Wanted> wanted) {
       }
       const Range range = ChunkRange(chunk, file.bytes);
       const int64_t end = std::min(range.end, part.bytes.end);
-      std::memcpy(part.out + (at - part.bytes.begin), bytes.data() + (at - range.begin),
-                  static_cast<size_t>(end - at));
+      const char* const from = bytes.data() + (at - range.begin);
+      char* const to = part.out + (at - part.bytes.begin);
+      if (cipher) {
+        cipher->Apply(at, from, to, end - at);
+      } else {
+        std::memcpy(to, from, static_cast<size_t>(end - at));
+      }
       at = end;
     }
   }
@@ -191,6 +231,10 @@ Status OpenedCheckpoint::Read(const std::string& prefix, const std::vector<Tenso
                               Range range, std::span<float> out) const {
   const auto section = sections_.find(prefix);
   if (section == sections_.end()) return Refused(absl::StrCat("it has no section ", prefix));
+  if (!readable_) {
+    return Refused(absl::StrCat("it is encrypted with the key ", key_id(),
+                                ", and no key was given (--encryption_key)"));
+  }
   if (range.begin < 0 || range.size() < 0 || static_cast<int64_t>(out.size()) != range.size()) {
     return absl::InternalError(
         absl::StrCat("elements ", range.begin, " to ", range.end, " into ", out.size(), " places"));
@@ -244,7 +288,8 @@ Status OpenedCheckpoint::Verify() const {
 
 }  // namespace
 
-StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {
+StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path,
+                                                       const EncryptionKey* key) {
   const StatusOr<std::string> text =
       ReadFile(absl::StrCat(path, "/", kManifestName), kMaxManifestBytes);
   if (absl::IsNotFound(text.status())) {
@@ -258,7 +303,14 @@ StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) 
     return UsageError(
         absl::StrCat(path, "/", kManifestName, " can't be used: ", manifest.status().message()));
   }
-  auto checkpoint = std::make_unique<OpenedCheckpoint>(path, *std::move(manifest));
+  if (key != nullptr) {
+    const Status check = key->Check(*manifest);
+    if (!check.ok()) {
+      return UsageError(
+          absl::StrCat(path, "/", kManifestName, " can't be used: ", check.message()));
+    }
+  }
+  auto checkpoint = std::make_unique<OpenedCheckpoint>(path, *std::move(manifest), key);
   RETURN_IF_ERROR(checkpoint->OpenFiles());
   return std::unique_ptr<Checkpoint>(std::move(checkpoint));
 }

@@ -84,7 +84,28 @@ std::string RootOf(const Manifest& manifest, bool replicated_only) {
   return Sha256Hex(lines);
 }
 
-StatusOr<std::string> WriteManifest(const Manifest& manifest) {
+namespace {
+
+std::string EncryptionText(const std::optional<ManifestEncryption>& encryption,
+                           const std::string& mac) {
+  if (!encryption) return "";
+  return absl::StrCat(",\n  \"encryption\": {\n    \"cipher\": \"", kCipherName,
+                      "\",\n    \"key_id\": \"", encryption->key_id, "\",\n    \"mac\": \"", mac,
+                      "\",\n    \"regional_salt\": \"", encryption->regional_salt,
+                      "\",\n    \"replicated_salt\": \"", encryption->replicated_salt, "\"\n  }");
+}
+
+const std::string& Zeros() {
+  static const std::string* const zeros = new std::string(2 * kHashBytes, '0');
+  return *zeros;
+}
+
+// The text before and behind the value of `manifest_sha256`.
+struct ManifestText {
+  std::string before, after;
+};
+
+StatusOr<ManifestText> TextOf(const Manifest& manifest, const std::string& mac) {
   ASSIGN_OR_RETURN(const std::string description, DescriptionText(manifest.description));
   std::vector<std::string> files, sections, tensors;
   for (const ManifestFile& file : manifest.files) {
@@ -104,16 +125,32 @@ StatusOr<std::string> WriteManifest(const Manifest& manifest) {
     tensors.push_back(absl::StrCat("{\"name\": ", name, ", \"offset\": ", tensor.elements.begin,
                                    ", \"shape\": [", absl::StrJoin(tensor.shape, ", "), "]}"));
   }
-  const std::string before =
+  ManifestText text;
+  text.before =
       absl::StrCat("{\n  \"chunk_bytes\": ", kChunkBytes, ",\n  \"description\": ", description,
-                   ",\n  \"files\": ", Lines(files), ",\n  \"format\": \"atoll-checkpoint\"",
-                   ",\n  \"hash\": \"", kHashName, "\",\n  \"manifest_sha256\": \"");
-  const std::string after = absl::StrCat(
-      "\",\n  \"replicated_root\": \"", RootOf(manifest, true), "\",\n  \"root\": \"",
-      RootOf(manifest, false), "\",\n  \"sections\": ", Lines(sections),
-      ",\n  \"tensors\": ", Lines(tensors), ",\n  \"version\": ", kManifestVersion, "\n}\n");
-  const std::string zeros(2 * kHashBytes, '0');
-  std::string text = absl::StrCat(before, Sha256Hex(absl::StrCat(before, zeros, after)), after);
+                   EncryptionText(manifest.encryption, mac), ",\n  \"files\": ", Lines(files),
+                   ",\n  \"format\": \"atoll-checkpoint\"", ",\n  \"hash\": \"", kHashName,
+                   "\",\n  \"manifest_sha256\": \"");
+  text.after =
+      absl::StrCat("\",\n  \"replicated_root\": \"", RootOf(manifest, true), "\",\n  \"root\": \"",
+                   RootOf(manifest, false), "\",\n  \"sections\": ", Lines(sections),
+                   ",\n  \"tensors\": ", Lines(tensors), ",\n  \"version\": ",
+                   manifest.encryption ? kEncryptedManifestVersion : kManifestVersion, "\n}\n");
+  return text;
+}
+
+}  // namespace
+
+StatusOr<std::string> ManifestTextToAuthenticate(const Manifest& manifest) {
+  ASSIGN_OR_RETURN(const ManifestText parts, TextOf(manifest, Zeros()));
+  return absl::StrCat(parts.before, Zeros(), parts.after);
+}
+
+StatusOr<std::string> WriteManifest(const Manifest& manifest) {
+  ASSIGN_OR_RETURN(const ManifestText parts,
+                   TextOf(manifest, manifest.encryption ? manifest.encryption->mac : ""));
+  const auto& [before, after] = parts;
+  std::string text = absl::StrCat(before, Sha256Hex(absl::StrCat(before, Zeros(), after)), after);
   if (static_cast<int64_t>(text.size()) > kMaxManifestBytes) {
     return UsageError(absl::StrCat("the manifest would take ", text.size(), " bytes; at most ",
                                    kMaxManifestBytes, " are read back"));

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
+#include <tuple>
 #include <unordered_set>
 
 #include "absl/strings/numbers.h"
@@ -155,6 +156,13 @@ StatusOr<Description> ParseDescription(const json& value) {
   return description;
 }
 
+// So many digits, in lower case.
+bool IsHexadecimal(const std::string& text, size_t digits) {
+  return text.size() == digits && std::all_of(text.begin(), text.end(), [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+         });
+}
+
 StatusOr<ManifestFile> ParseFile(const json& value) {
   ASSIGN_OR_RETURN(const Fields fields,
                    Fields::Of(value, "an entry of files", {"class", "name", "root", "size"}));
@@ -169,13 +177,33 @@ StatusOr<ManifestFile> ParseFile(const json& value) {
   ASSIGN_OR_RETURN(file.file_class, ParseClass(class_name));
   ASSIGN_OR_RETURN(file.bytes, fields.Whole("size"));
   ASSIGN_OR_RETURN(file.root, fields.Text("root"));
-  const bool hexadecimal = std::all_of(file.root.begin(), file.root.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-  });
-  if (file.root.size() != 2 * kHashBytes || !hexadecimal) {
+  if (!IsHexadecimal(file.root, 2 * kHashBytes)) {
     return Bad(absl::StrCat("the root of ", file.name, " is not 64 hexadecimal digits"));
   }
   return file;
+}
+
+StatusOr<ManifestEncryption> ParseEncryption(const json& value) {
+  ASSIGN_OR_RETURN(const Fields fields,
+                   Fields::Of(value, "encryption",
+                              {"cipher", "key_id", "mac", "regional_salt", "replicated_salt"}));
+  ASSIGN_OR_RETURN(const std::string cipher, fields.Text("cipher"));
+  if (cipher != kCipherName) {
+    return Bad(absl::StrCat("encryption.cipher is not ", kCipherName));
+  }
+  ManifestEncryption encryption;
+  const std::tuple<const char*, std::string*, size_t> texts[] = {
+      {"key_id", &encryption.key_id, kKeyIdDigits},
+      {"mac", &encryption.mac, 2 * kHashBytes},
+      {"regional_salt", &encryption.regional_salt, 2 * kHashBytes},
+      {"replicated_salt", &encryption.replicated_salt, 2 * kHashBytes}};
+  for (const auto& [key, to, digits] : texts) {
+    ASSIGN_OR_RETURN(*to, fields.Text(key));
+    if (!IsHexadecimal(*to, digits)) {
+      return Bad(absl::StrCat("encryption.", key, " is not ", digits, " hexadecimal digits"));
+    }
+  }
+  return encryption;
 }
 
 StatusOr<TensorSpec> ParseTensor(const json& value) {
@@ -257,12 +285,12 @@ Status CheckFormat(const json& root) {
   if (!root.is_object() || !root.contains("format") || root.at("format") != "atoll-checkpoint") {
     return Bad("it is not the manifest of an atoll checkpoint (\"format\")");
   }
-  if (!root.contains("version") || root.at("version") != kManifestVersion) {
-    return Bad(absl::StrCat(
-        "its version is ",
-        root.contains("version") ? root.at("version").dump().substr(0, 40) : std::string("missing"),
-        "; this program reads version ", kManifestVersion,
-        ": use the atoll that wrote it, or a newer one"));
+  const json version = root.contains("version") ? root.at("version") : json("missing");
+  if (version != kManifestVersion && version != kEncryptedManifestVersion) {
+    return Bad(absl::StrCat("its version is ", version.dump().substr(0, 40),
+                            "; this program reads versions ", kManifestVersion, " and ",
+                            kEncryptedManifestVersion, " (encrypted)",
+                            ": use the atoll that wrote it, or a newer one"));
   }
   if (!root.contains("hash") || root.at("hash") != kHashName) {
     return Bad(absl::StrCat("its hash is not ", kHashName));
@@ -275,11 +303,20 @@ Status CheckFormat(const json& root) {
 
 StatusOr<Manifest> ParseTree(const json& root) {
   RETURN_IF_ERROR(CheckFormat(root));
-  ASSIGN_OR_RETURN(const Fields fields, Fields::Of(root, "it",
-                                                   {"chunk_bytes", "description", "files", "format",
-                                                    "hash", "manifest_sha256", "replicated_root",
-                                                    "root", "sections", "tensors", "version"}));
+  const bool encrypted = root.at("version") == kEncryptedManifestVersion;
+  ASSIGN_OR_RETURN(const Fields fields,
+                   encrypted ? Fields::Of(root, "it",
+                                          {"chunk_bytes", "description", "encryption", "files",
+                                           "format", "hash", "manifest_sha256", "replicated_root",
+                                           "root", "sections", "tensors", "version"})
+                             : Fields::Of(root, "it",
+                                          {"chunk_bytes", "description", "files", "format", "hash",
+                                           "manifest_sha256", "replicated_root", "root", "sections",
+                                           "tensors", "version"}));
   Manifest manifest;
+  if (encrypted) {
+    ASSIGN_OR_RETURN(manifest.encryption, ParseEncryption(fields.At("encryption")));
+  }
   ASSIGN_OR_RETURN(manifest.description, ParseDescription(fields.At("description")));
   ASSIGN_OR_RETURN(const json* files, fields.List("files"));
   for (const json& value : *files) {

@@ -301,15 +301,18 @@ StatusOr<SafetensorsHeader> ParseSafetensors(absl::string_view head, int64_t fil
   return std::move(handler.header);
 }
 
-StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const std::string& path) {
+StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const std::string& path,
+                                                  const HeaderDecrypt& decrypt) {
   ASSIGN_OR_RETURN(const int64_t file_bytes, FileSize(path));
   ASSIGN_OR_RETURN(Fd file, OpenFile(path, O_RDONLY));
   std::string head(static_cast<size_t>(std::min(file_bytes, kLengthBytes)), '\0');
   RETURN_IF_ERROR(ReadAt(file, path, head.data(), static_cast<int64_t>(head.size()), 0));
+  if (decrypt) decrypt(0, &head);
   const StatusOr<int64_t> head_bytes = SafetensorsHeadBytes(head, file_bytes);
   if (!head_bytes.ok()) return Annotate(head_bytes.status(), path);
   head.resize(static_cast<size_t>(*head_bytes));
   RETURN_IF_ERROR(ReadAt(file, path, head.data(), *head_bytes, 0));
+  if (decrypt) decrypt(0, &head);
   StatusOr<SafetensorsHeader> header = ParseSafetensors(head, file_bytes);
   if (!header.ok()) return Annotate(header.status(), path);
   return header;

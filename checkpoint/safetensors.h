@@ -27,6 +27,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -64,7 +65,10 @@ int SafetensorsBits(absl::string_view dtype);
 StatusOr<int64_t> SafetensorsHeadBytes(absl::string_view first_bytes, int64_t file_bytes);
 // `head` is the beginning of the file, 8 + N bytes or more.
 StatusOr<SafetensorsHeader> ParseSafetensors(absl::string_view head, int64_t file_bytes);
-StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const std::string& path);
+// `decrypt`, if there, is given what was read and the place in the file where it began.
+using HeaderDecrypt = std::function<void(int64_t offset, std::string* bytes)>;
+StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const std::string& path,
+                                                  const HeaderDecrypt& decrypt = nullptr);
 
 // The 8 bytes and the padded header of a file that holds `tensors` in this order, back to back from
 // offset 0; their `data` are ignored. Same input, same bytes. Errors: a name that is not UTF-8.

@@ -18,6 +18,7 @@
 #include "checkpoint/agreement.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/coverage.h"
+#include "checkpoint/encryption.h"
 #include "checkpoint/file_plan.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/names.h"
@@ -56,6 +57,7 @@ class Saver {
 
  private:
   bool leads() const { return region_.rank() == 0; }
+  bool encrypts() const { return options_.key != nullptr; }
 
   static void LogIfFailed(const Status& status) {
     LOG_IF(WARNING, !status.ok()) << status.message();
@@ -117,6 +119,7 @@ class Saver {
       return UsageError(absl::StrCat("a checkpoint of ", options_.sections.size(), " sections"));
     }
     manifest_.description = options_.description;
+    if (options_.key != nullptr) manifest_.encryption.emplace().key_id = options_.key->id();
     ASSIGN_OR_RETURN(manifest_.tensors, CheckedTensors(options_.tensors));
     for (const Section& section : options_.sections) {
       for (const Slice& slice : section.slices) {
@@ -161,18 +164,25 @@ class Saver {
   }
 
   // Step 2. True if the round is there already. Rank 0 tells the size of what is there, or the
-  // staging directory.
+  // staging directory, and with a key a new salt.
   StatusOr<bool> AgreeOnPlace() {
     std::string place;
     Status status;
     if (leads()) {
       StatusOr<std::string> prepared = Prepare();
       if (prepared.ok()) place = *std::move(prepared);
+      if (prepared.ok() && !staging_.empty() && manifest_.encryption) place.insert(0, NewSalt());
       status = prepared.status();
     }
     ASSIGN_OR_RETURN(const std::vector<std::string> answers, Together(status, place));
     if (TakeBytes(answers[0]).ok()) return true;
     staging_ = answers[0];
+    if (manifest_.encryption) {
+      // In front of the directory.
+      if (staging_.size() <= 2 * kHashBytes) return absl::InternalError("rank 0 gave no salt");
+      manifest_.encryption->regional_salt = staging_.substr(0, 2 * kHashBytes);
+      staging_.erase(0, 2 * kHashBytes);
+    }
     return false;
   }
 
@@ -224,9 +234,12 @@ class Saver {
     if (!manifest.ok()) return std::nullopt;
     const int64_t bytes = Bytes(*manifest, *text);
     manifest->files.clear();
+    if (manifest->encryption) {
+      manifest->encryption = ManifestEncryption{manifest->encryption->key_id, "", "", ""};
+    }
     const StatusOr<std::string> blueprint = WriteManifest(*manifest);
     if (!blueprint.ok() || *blueprint != blueprint_) return std::nullopt;
-    const auto present = Checkpoint::Open(result_.path);
+    const auto present = Checkpoint::Open(result_.path, options_.key.get());
     if (!present.ok() || !(*present)->Verify().ok()) return std::nullopt;
     return bytes;
   }
@@ -237,17 +250,37 @@ class Saver {
       for (const PlannedFile& file : plan.files()) {
         const std::string path = absl::StrCat(staging, "/", file.name);
         RETURN_IF_ERROR(MakeDirectories(path.substr(0, path.rfind('/'))));
-        RETURN_IF_ERROR(ReserveFile(path, file.head, file.bytes));
+        // What is encrypted is written with the rest.
+        RETURN_IF_ERROR(ReserveFile(path, encrypts() ? "" : file.head, file.bytes));
       }
     }
-    return index_.empty() ? OkStatus()
-                          : WriteNewFile(absl::StrCat(staging, "/", kIndexName), index_);
+    if (index_.empty()) return OkStatus();
+    const std::string path = absl::StrCat(staging, "/", kIndexName);
+    if (encrypts()) return ReserveFile(path, "", static_cast<int64_t>(index_.size()));
+    return WriteNewFile(path, index_);
   }
 
   // Steps 3 and 4, then the rest.
   Status FillAndCommit() {
+    SliceWriter::Work work;
+    if (encrypts()) {
+      ASSIGN_OR_RETURN(const std::string hashes, AllHashes({.only_hash_replicated = true}));
+      manifest_.encryption->replicated_salt = options_.key->ReplicatedSalt(manifest_, hashes);
+      for (const ManifestFile& file : manifest_.files) {
+        work.keys.push_back(options_.key->FileKey(manifest_, file));
+      }
+    }
+    ASSIGN_OR_RETURN(const std::string hashes, AllHashes(std::move(work)));
+    StatusOr<std::string> committed = std::string();
+    if (leads()) committed = Commit(hashes);
+    ASSIGN_OR_RETURN(const std::vector<std::string> answers, AgreeAfter(std::move(committed)));
+    return TakeBytes(answers[0]);
+  }
+
+  // All ranks do this work; every rank has its result.
+  StatusOr<std::string> AllHashes(SliceWriter::Work work) {
     SliceWriter writer(options_, manifest_, plans_, writers_, index_, region_.rank(),
-                       region_.size());
+                       region_.size(), std::move(work));
     bool agreed = false;
     StatusOr<std::string> share = writer.Run(
         staging_,
@@ -256,12 +289,8 @@ class Saver {
         },
         &agreed);
     if (agreed) return share.status();
-    ASSIGN_OR_RETURN(std::vector<std::string> answers, AgreeAfter(std::move(share)));
-    ASSIGN_OR_RETURN(const std::string hashes, writer.AllHashes(answers));
-    StatusOr<std::string> committed = std::string();
-    if (leads()) committed = Commit(hashes);
-    ASSIGN_OR_RETURN(answers, AgreeAfter(std::move(committed)));
-    return TakeBytes(answers[0]);
+    ASSIGN_OR_RETURN(const std::vector<std::string> shares, AgreeAfter(std::move(share)));
+    return writer.AllHashes(shares);
   }
 
   StatusOr<std::vector<std::string>> AgreeAfter(StatusOr<std::string> step) {
@@ -278,6 +307,9 @@ class Saver {
       at += length;
       file.root = Sha256Hex(own);
       RETURN_IF_ERROR(WriteNewFile(absl::StrCat(staging_, "/", ChunkHashName(file.name)), own));
+    }
+    if (encrypts()) {
+      ASSIGN_OR_RETURN(manifest_.encryption->mac, options_.key->Mac(manifest_));
     }
     ASSIGN_OR_RETURN(const std::string text, WriteManifest(manifest_));
     // Nothing is committed that could not be opened.

@@ -29,17 +29,24 @@ int64_t NumberAt(const std::string& bytes, size_t at) {
 SliceWriter::SliceWriter(const SaveOptions& options, const Manifest& manifest,
                          const std::vector<FilePlan>& plans,
                          const std::vector<std::vector<Writer>>& writers, const std::string& index,
-                         int rank, int ranks)
+                         int rank, int ranks, Work work)
     : options_(options),
       manifest_(manifest),
       plans_(plans),
       writers_(writers),
       rank_(rank),
       ranks_(ranks),
+      work_(std::move(work)),
       own_(manifest.files.size()) {
   std::vector<FileParts> parts(manifest_.files.size());
   for (size_t section = 0; section < plans_.size(); ++section) AddSection(section, &parts);
   if (!index.empty()) AddWhole(FileNumber(kIndexName), index, &parts);
+  for (size_t file = 0; file < parts.size(); ++file) {
+    const bool replicated = manifest_.files[file].file_class == FileClass::kReplicated;
+    if (work_.only_hash_replicated && !replicated) parts[file].clear();
+  }
+  for (const std::string& key : work_.keys) ciphers_.push_back(std::make_unique<FileCipher>(key));
+  if (!ciphers_.empty()) encrypted_.resize(kStepBytes);
   for (auto& own : own_) {
     std::sort(own.begin(), own.end(),
               [](const Bytes& a, const Bytes& b) { return a.bytes.begin < b.bytes.begin; });
@@ -62,7 +69,7 @@ int SliceWriter::FileNumber(const std::string& name) const {
 void SliceWriter::AddWhole(int file, const std::string& content, std::vector<FileParts>* parts) {
   const Range bytes = {0, static_cast<int64_t>(content.size())};
   (*parts)[file].push_back({bytes, 0});
-  if (rank_ == 0) own_[file].push_back({bytes, content.data(), /*write=*/false});
+  if (rank_ == 0) own_[file].push_back({bytes, content.data(), /*head=*/true});
 }
 
 void SliceWriter::AddSection(size_t section, std::vector<FileParts>* parts) {
@@ -93,7 +100,7 @@ void SliceWriter::AddSection(size_t section, std::vector<FileParts>* parts) {
     const Range bytes = {0, static_cast<int64_t>(head.size())};
     const int rank = file.empty() ? 0 : file.front().rank;
     file.insert(file.begin(), {bytes, rank});
-    if (rank_ == rank) own_[numbers[i]].push_back({bytes, head.data(), /*write=*/false});
+    if (rank_ == rank) own_[numbers[i]].push_back({bytes, head.data(), /*head=*/true});
   }
 }
 
@@ -102,7 +109,7 @@ StatusOr<std::string> SliceWriter::Run(const std::string& staging, const Exchang
   *agreed = false;
   RETURN_IF_ERROR(planned_);
   staging_ = staging;
-  writer_ = FileWriter::Create(options_.way);
+  if (!work_.only_hash_replicated) writer_ = FileWriter::Create(options_.way);
   Status status;
   for (int64_t wave = 0; wave < relay_.waves(); ++wave) {
     if (status.ok()) status = Wave(relay_.Wave(wave));
@@ -115,9 +122,11 @@ StatusOr<std::string> SliceWriter::Run(const std::string& staging, const Exchang
     status = TakeStates(*all);
   }
   RETURN_IF_ERROR(status);
-  RETURN_IF_ERROR(writer_->Finish());
-  LOG_FIRST_N(INFO, 1) << "checkpoints are written with " << writer_->Describe();
-  writer_.reset();
+  if (writer_ != nullptr) {
+    RETURN_IF_ERROR(writer_->Finish());
+    LOG_FIRST_N(INFO, 1) << "checkpoints are written with " << writer_->Describe();
+    writer_.reset();
+  }
   std::string share;
   AppendNumber(written_, &share);
   return share + hashes_;
@@ -161,12 +170,16 @@ Status SliceWriter::Part(const HashPart& part, Sha256Stream* stream) {
     const int64_t end = std::min(run->bytes.end, part.bytes.end);
     while (at < end) {
       const int64_t size = std::min(kStepBytes, end - at);
-      const char* const data = run->data + (at - run->bytes.begin);
-      stream->Update(data, size);
-      if (run->write) {
-        RETURN_IF_ERROR(writer_->Write(path, data, size, at));
-        written_ += size;
+      const char* data = run->data + (at - run->bytes.begin);
+      if (!ciphers_.empty()) {
+        ciphers_[part.file]->Apply(at, data, encrypted_.data(), size);
+        data = encrypted_.data();
       }
+      stream->Update(data, size);
+      if (writer_ != nullptr && (!run->head || !ciphers_.empty())) {
+        RETURN_IF_ERROR(writer_->Write(path, data, size, at));
+      }
+      if (!run->head) written_ += size;
       at += size;
     }
   }
@@ -192,7 +205,11 @@ StatusOr<std::string> SliceWriter::AllHashes(const std::vector<std::string>& sha
       std::memcpy(hashes.data() + chunk * kHashBytes, share.data() + at + kNumberBytes, kHashBytes);
     }
   }
-  for (const FilePlan& plan : plans_) expected += plan.tensor_bytes();
+  for (size_t section = 0; section < plans_.size(); ++section) {
+    const SectionClass section_class = options_.sections[section].section_class;
+    if (work_.only_hash_replicated && section_class != SectionClass::kReplicated) continue;
+    expected += plans_[section].tensor_bytes();
+  }
   if (written != expected) {
     return absl::InternalError(
         absl::StrCat("the ranks wrote ", written, " bytes of tensors instead of ", expected));

@@ -45,6 +45,33 @@ std::vector<Verb> CheckpointVerbs() {
           CheckpointServeVerb(),  CheckpointKeygenVerb()};
 }
 
+FlagSpec EncryptionKeyFlag() {
+  return {.name = "encryption_key",
+          .kind = FlagKind::kText,
+          .placeholder = "FILE",
+          .help = "the key of encrypted checkpoints"};
+}
+
+FlagSpec EncryptionKeyCommandFlag() {
+  return {.name = "encryption_key_command",
+          .kind = FlagKind::kText,
+          .placeholder = "COMMAND",
+          .help = "a shell command that prints it"};
+}
+
+StatusOr<std::shared_ptr<const checkpoint::EncryptionKey>> EncryptionKeyOf(
+    const ParsedFlags& flags) {
+  using checkpoint::EncryptionKey;
+  const std::string file = flags.Text("encryption_key");
+  const std::string command = flags.Text("encryption_key_command");
+  if (!file.empty() && !command.empty()) {
+    return UsageError("give --encryption_key or --encryption_key_command, not both");
+  }
+  if (!file.empty()) return EncryptionKey::FromFile(file);
+  if (!command.empty()) return EncryptionKey::FromCommand(command);
+  return std::shared_ptr<const EncryptionKey>();
+}
+
 std::string WithoutSlash(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   return path;

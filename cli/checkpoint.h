@@ -3,12 +3,14 @@
 // cli/checkpoint.cc; what they share is below.
 #pragma once
 
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/encryption.h"
 #include "checkpoint/inspect.h"
 #include "checkpoint/manifest.h"
 #include "cli/verb.h"
@@ -29,6 +31,12 @@ Verb CheckpointKeygenVerb();
 
 // In the order in which help lists them.
 std::vector<Verb> CheckpointVerbs();
+
+// --encryption_key and --encryption_key_command, and what they say; null: neither was given.
+FlagSpec EncryptionKeyFlag();
+FlagSpec EncryptionKeyCommandFlag();
+StatusOr<std::shared_ptr<const checkpoint::EncryptionKey>> EncryptionKeyOf(
+    const ParsedFlags& flags);
 
 // True if `path` is a directory that holds, or held, one checkpoint: by its manifest or its name.
 bool IsOneCheckpoint(const std::string& path);

@@ -135,7 +135,12 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   if (fs::exists(out, error) && !fs::is_empty(out, error)) {
     return UsageError(absl::StrCat(out, " is there already and is not empty"));
   }
-  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(path));
+  ASSIGN_OR_RETURN(const auto key, EncryptionKeyOf(flags));
+  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(path, key.get()));
+  if (key == nullptr && !checkpoint->key_id().empty()) {
+    return UsageError(absl::StrCat(path, " is encrypted with the key ", checkpoint->key_id(),
+                                   ": give it with --encryption_key"));
+  }
   ASSIGN_OR_RETURN(const pb::Model model, ModelOfText(checkpoint->description().model_yaml));
   RETURN_IF_ERROR(CheckTensors(*checkpoint, model));
 
@@ -200,6 +205,8 @@ Verb CheckpointExportVerb() {
                   .default_value = "2048",
                   .min = 1,
                   .max = 1 << 24},
+                 EncryptionKeyFlag(),
+                 EncryptionKeyCommandFlag(),
                  JsonFlag()},
        .min_positional = 2,
        .max_positional = 2},

@@ -116,6 +116,7 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   ASSIGN_OR_RETURN(const std::vector<float> flat, ReadFlat(files, tensors, output));
 
   checkpoint::SaveOptions options;
+  ASSIGN_OR_RETURN(options.key, EncryptionKeyOf(flags));
   options.directory = out;
   options.keep = 1'000'000;
   options.tensors = tensors;
@@ -153,7 +154,7 @@ Verb CheckpointImportVerb() {
                "HFDIR holds a LLaMA model in Hugging Face's layout: config.json and safetensors "
                "weights in F32, BF16 or F16. OUT/round-000000 becomes a checkpoint of it, without "
                "optimizer state. The lines that a job needs to start from it are printed.",
-           .flags = {JsonFlag()},
+           .flags = {EncryptionKeyFlag(), EncryptionKeyCommandFlag(), JsonFlag()},
            .min_positional = 2,
            .max_positional = 2},
           Run};

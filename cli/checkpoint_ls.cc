@@ -46,7 +46,7 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   std::string text;
   if (IsOneCheckpoint(path)) {
     ASSIGN_OR_RETURN(const auto opened, checkpoint::Checkpoint::Open(path));
-    Add({path, opened->description()}, &objects, &text);
+    Add({path, opened->description(), opened->key_id()}, &objects, &text);
   } else {
     ASSIGN_OR_RETURN(const std::vector<std::string> directories, CheckpointDirectories(path));
     for (const std::string& directory : directories) {

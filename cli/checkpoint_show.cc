@@ -71,8 +71,9 @@ StatusOr<ExitCode> ShowFile(const std::string& path, Output& output) {
   return ExitCode::kUsage;
 }
 
+// `authentic`: its mac was checked with the key.
 void ShowManifest(const std::string& path, const Manifest& manifest, bool with_tensors,
-                  Output& output) {
+                  bool authentic, Output& output) {
   const checkpoint::Description& described = manifest.description;
   json files = json::array(), sections = json::array(), tensors = json::array();
   std::string lines;
@@ -101,7 +102,18 @@ void ShowManifest(const std::string& path, const Manifest& manifest, bool with_t
                       Readable(tensor.name), "\n");
     }
   }
+  json encryption;
+  std::string key_line;
+  if (manifest.encryption) {
+    encryption = {{"cipher", checkpoint::kCipherName},
+                  {"key_id", manifest.encryption->key_id},
+                  {"authentic", authentic}};
+    key_line =
+        absl::StrCat("  encrypted    ", checkpoint::kCipherName, ", key ",
+                     manifest.encryption->key_id, authentic ? ": written with this key\n" : "\n");
+  }
   output.Answer({{"path", path},
+                 {"encryption", encryption},
                  {"round", described.round},
                  {"region", described.region},
                  {"job", described.job},
@@ -130,7 +142,7 @@ void ShowManifest(const std::string& path, const Manifest& manifest, bool with_t
       "  replicated   ", RootOf(manifest, true), "\n",                                       //
       "  size         ", FormatBytes(static_cast<double>(BytesOf(manifest))), ", ",          //
       FormatCount(static_cast<double>(elements)), " parameters in ", manifest.tensors.size(),
-      " tensors, ", manifest.files.size(), " files\n", lines, tensor_lines));
+      " tensors, ", manifest.files.size(), " files\n", key_line, lines, tensor_lines));
 }
 
 StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
@@ -143,9 +155,10 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   }
   ASSIGN_OR_RETURN(const std::string one, OneCheckpoint(path));
   // Opened as a reader would: files, sizes, hash files and headers are checked, contents are not.
-  RETURN_IF_ERROR(checkpoint::Checkpoint::Open(one).status());
+  ASSIGN_OR_RETURN(const auto key, EncryptionKeyOf(flags));
+  RETURN_IF_ERROR(checkpoint::Checkpoint::Open(one, key.get()).status());
   ASSIGN_OR_RETURN(const Manifest manifest, ReadManifestOf(one));
-  ShowManifest(one, manifest, flags.Switch("tensors"), output);
+  ShowManifest(one, manifest, flags.Switch("tensors"), key != nullptr, output);
   return ExitCode::kDone;
 }
 
@@ -165,6 +178,8 @@ Verb CheckpointShowVerb() {
                       .kind = FlagKind::kSwitch,
                       .placeholder = "",
                       .help = "list the tensors of a checkpoint, too"},
+                     EncryptionKeyFlag(),
+                     EncryptionKeyCommandFlag(),
                      JsonFlag()},
            .min_positional = 1,
            .max_positional = 1},

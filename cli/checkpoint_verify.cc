@@ -56,7 +56,9 @@ void Tell(const std::string& path, const Inspection& inspection, Output& output)
 
 StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   ASSIGN_OR_RETURN(const double sample, ParseSample(flags.Text("sample")));
+  ASSIGN_OR_RETURN(const auto key, EncryptionKeyOf(flags));
   checkpoint::InspectOptions inspect;
+  inspect.key = key.get();
   inspect.sample = sample;
   if (flags.Has("seed")) {
     inspect.seed = static_cast<uint64_t>(flags.Count("seed"));
@@ -112,7 +114,8 @@ Verb CheckpointVerifyVerb() {
            .details =
                "DIR is one checkpoint, or a run directory or a directory of checkpoints, of which "
                "all are read. Names every file and chunk that is damaged. Exit code 0: all are "
-               "whole; 2: one is not. `atoll checkpoint repair` mends them.",
+               "whole; 2: one is not. `atoll checkpoint repair` mends them. Encrypted ones need no "
+               "key for this; with it, what was forged is found too.",
            .flags = {{.name = "sample",
                       .kind = FlagKind::kText,
                       .placeholder = "SHARE",
@@ -123,6 +126,8 @@ Verb CheckpointVerifyVerb() {
                       .placeholder = "N",
                       .help = "draw these chunks again; without it others each time",
                       .max = int64_t{1} << 53},
+                     EncryptionKeyFlag(),
+                     EncryptionKeyCommandFlag(),
                      JsonFlag()},
            .min_positional = 1,
            .max_positional = 1000},

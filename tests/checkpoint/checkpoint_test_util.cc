@@ -105,6 +105,7 @@ SaveOptions OptionsOf(const SaveJob& job) {
   options.keep = job.keep;
   options.keep_every = job.keep_every;
   options.way = job.way;
+  options.key = job.key;
   for (const std::string& prefix : job.prefixes) {
     options.sections.push_back(
         {prefix,
@@ -139,8 +140,9 @@ std::vector<StatusOr<SaveResult>> SaveEverywhere(const SaveJob& job) {
 }
 
 void ExpectHolds(const std::string& path, int64_t round, const std::vector<TensorSpec>& tensors,
-                 const std::vector<std::string>& prefixes, int ranks, uint64_t cut_seed) {
-  const auto checkpoint = Checkpoint::Open(path);
+                 const std::vector<std::string>& prefixes, int ranks, uint64_t cut_seed,
+                 const EncryptionKey* key) {
+  const auto checkpoint = Checkpoint::Open(path, key);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const int64_t size = FlatSize(tensors);
   const std::vector<Range> ranges = Cut(size, ranks, cut_seed);

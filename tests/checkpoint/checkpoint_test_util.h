@@ -2,10 +2,12 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/encryption.h"
 
 namespace atl::checkpoint {
 
@@ -52,6 +54,7 @@ struct SaveJob {
   int pieces_a_rank = 3;
   WriteWay way = WriteWay::kBest;
   std::vector<TensorSpec> tensors = SmallModel();
+  std::shared_ptr<const EncryptionKey> key;
   // Bounds what is saved, for tests that save often.
   std::vector<std::string> prefixes = {"model", "outer/momentum", "optim/exp_avg"};
 };
@@ -62,7 +65,8 @@ std::vector<StatusOr<SaveResult>> SaveEverywhere(const SaveJob& job);
 // Reads every section with `ranks` threads, each its own ranges, in the geometry `tensors`, and
 // compares every element with ValueOf(round, ...).
 void ExpectHolds(const std::string& path, int64_t round, const std::vector<TensorSpec>& tensors,
-                 const std::vector<std::string>& prefixes, int ranks, uint64_t cut_seed);
+                 const std::vector<std::string>& prefixes, int ranks, uint64_t cut_seed,
+                 const EncryptionKey* key = nullptr);
 
 // "root" of the manifest in the checkpoint `path`.
 std::string RootIn(const std::string& path);

@@ -1,7 +1,7 @@
 """Kills, full disks and failing disks at single system calls of a save and of `atoll checkpoint
 repair|prune`.
 
-    python3 kill_points.py ATOLL CHECKPOINT_SAMPLE [--all]
+    python3 kill_points.py ATOLL CHECKPOINT_SAMPLE [--all] [--only=save,save again,repair,prune]
 
 1. The program runs once under strace, which lists its system calls from when it takes the lock.
 2. It runs again for each of them (--all), or for some of each kind: strace kills it there, or lets
@@ -184,12 +184,15 @@ def disturb(scene, fault, call, number):
 def main():
     atoll, sample = sys.argv[1:3]
     every = "--all" in sys.argv[3:]
+    only = [word.removeprefix("--only=") for word in sys.argv[3:] if word.startswith("--only=")]
     if shutil.which("strace") is None:
         print("strace is not installed; scripts/setup installs it")
         return 77
     failures = runs = 0
     with tempfile.TemporaryDirectory() as root:
         for kind in (Save, SaveAgain, Repair, Prune):
+            if only and kind.name not in only[0].split(","):
+                continue
             folder = os.path.join(root, kind.name.replace(" ", "-"))
             os.mkdir(folder)
             scene = kind(atoll, sample, folder)

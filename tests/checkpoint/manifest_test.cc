@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "absl/strings/str_replace.h"
 #include "base/exit_code.h"
 #include "base/random.h"
@@ -111,6 +113,63 @@ TEST(Manifest, KeepsSamplesThatComeAgain) {
   }
 }
 
+Manifest EncryptedSample() {
+  Manifest manifest = Sample();
+  manifest.encryption = ManifestEncryption{std::string(32, '1'), std::string(64, '2'),
+                                           std::string(64, '3'), std::string(64, '4')};
+  return manifest;
+}
+
+TEST(Manifest, SaysHowFilesAreEncrypted) {
+  const std::string text = Text(EncryptedSample());
+  EXPECT_THAT(text, HasSubstr("  },\n  \"encryption\": {\n    \"cipher\": \"aes-256-ctr\",\n"
+                              "    \"key_id\": \"11111111111111111111111111111111\",\n"));
+  EXPECT_THAT(text, HasSubstr("\"version\": 2\n}\n"));
+  const auto read = ParseManifest(text);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(Text(*read), text);
+  EXPECT_EQ(read->encryption->mac, std::string(64, '2'));
+  // What the mac is of does not depend on itself, and on everything else.
+  Manifest other = EncryptedSample();
+  other.encryption->mac = std::string(64, '9');
+  const std::string authenticated = ManifestTextToAuthenticate(EncryptedSample()).value();
+  EXPECT_EQ(ManifestTextToAuthenticate(other).value(), authenticated);
+  other.files[2].root[5] = 'd';
+  EXPECT_NE(ManifestTextToAuthenticate(other).value(), authenticated);
+}
+
+// Refused by the rule itself, the text's own hash being right.
+TEST(Manifest, RefusesOddEncryption) {
+  const auto refusal = [](const std::function<void(ManifestEncryption&)>& change) {
+    Manifest manifest = EncryptedSample();
+    change(*manifest.encryption);
+    const auto parsed = ParseManifest(Text(manifest));
+    return parsed.ok() ? "accepted" : std::string(parsed.status().message());
+  };
+  const std::string upper(64, 'A'), cut(63, '1'), more(65, '1');
+  for (const std::string& wrong : {upper, cut, more, std::string(), std::string(64, '\x7f')}) {
+    EXPECT_THAT(refusal([&](auto& encryption) { encryption.key_id = wrong; }), HasSubstr("key_id"));
+    EXPECT_THAT(refusal([&](auto& encryption) { encryption.mac = wrong; }), HasSubstr("mac"));
+    EXPECT_THAT(refusal([&](auto& encryption) { encryption.regional_salt = wrong; }),
+                HasSubstr("regional_salt"));
+    EXPECT_THAT(refusal([&](auto& encryption) { encryption.replicated_salt = wrong; }),
+                HasSubstr("replicated_salt"));
+  }
+  const std::string text = Text(EncryptedSample());
+  const std::pair<std::string, std::string> changes[] = {
+      {"aes-256-ctr", "none"},
+      {"\"cipher\": \"aes-256-ctr\"", "\"cipher\": 3"},
+      {"\"cipher\"", "\"cypher\""},
+      {"\"encryption\"", "\"encryptions\""},
+      {"\"version\": 2", "\"version\": 1"},
+  };
+  for (const auto& [from, to] : changes) {
+    const std::string changed = absl::StrReplaceAll(text, {{from, to}});
+    ASSERT_NE(changed, text);
+    EXPECT_FALSE(ParseManifest(changed).ok()) << from;
+  }
+}
+
 TEST(Manifest, RefusesAnyChangedByte) {
   const std::string text = Text(Sample());
   for (size_t i = 0; i < text.size(); ++i) {
@@ -137,7 +196,8 @@ std::string Refusal(const std::string& from, const std::string& to) {
 }
 
 TEST(Manifest, NamesTheRuleThatIsBroken) {
-  EXPECT_THAT(Refusal("\"version\": 1", "\"version\": 2"), HasSubstr("version is 2"));
+  EXPECT_THAT(Refusal("\"version\": 1", "\"version\": 3"), HasSubstr("version is 3"));
+  EXPECT_THAT(Refusal("\"version\": 1", "\"version\": 2"), HasSubstr("encryption"));
   EXPECT_THAT(Refusal("atoll-checkpoint", "other"), HasSubstr("not the manifest"));
   EXPECT_THAT(Refusal("\"sha256\"", "\"md5\""), HasSubstr("hash"));
   EXPECT_THAT(Refusal("4194304", "4194305"), HasSubstr("chunk_bytes"));

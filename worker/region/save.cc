@@ -289,7 +289,7 @@ void RegionWorker::ListCheckpoints(pb::RegionAnswer* answer) {
   } else if (fs::exists(absl::StrCat(job_.resume(), "/MANIFEST.json"))) {
     auto opened = checkpoint::Checkpoint::Open(job_.resume());
     if (opened.ok()) {
-      add({job_.resume(), (*opened)->description()});
+      add({job_.resume(), (*opened)->description(), (*opened)->key_id()});
     } else {
       ignored.push_back(std::string(opened.status().message()));
     }
