@@ -38,7 +38,7 @@ class Diloco : public SyncMethod {
           ReadLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), &outer_[i]));
       momentum_[i].assign(outer_[i].size(), 0.0f);
     }
-    residuals_ = MakeResiduals(context_);
+    ResetResiduals();
     trained_ = 0;
     ForgetLate();
     return OkStatus();
@@ -143,7 +143,7 @@ class Diloco : public SyncMethod {
       state[i].erase(half, state[i].end());
       outer_[i] = std::move(state[i]);
     }
-    residuals_ = MakeResiduals(context_);
+    ResetResiduals();
     return Restore();
   }
 

@@ -21,7 +21,7 @@ class EveryStep : public SyncMethod {
   explicit EveryStep(const RegionContext& context) : SyncMethod(context) {}
 
   Status ResetOuterState() override {
-    residuals_ = MakeResiduals(context_);
+    ResetResiduals();
     return OkStatus();
   }
 
@@ -92,7 +92,7 @@ class EveryStep : public SyncMethod {
           WriteLane(*context_.trainer, Vector::kParameters, *context_.lanes, Lane(i), state[i]));
     }
     context_.inner->set_updates(updates);
-    residuals_ = MakeResiduals(context_);
+    ResetResiduals();
     return context_.inner->GatherParameters();
   }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -75,6 +76,11 @@ LaneBuffers MakeResiduals(const RegionContext& context) {
   return residuals;
 }
 
+void SyncMethod::ResetResiduals() {
+  residuals_ = MakeResiduals(context_);
+  unfinished_residuals_.clear();
+}
+
 std::vector<LaneVector> SyncMethod::RegionalVectors() {
   if (!NeedsFeedback(context_)) return {};
   return {{"optim/residual", &residuals_}};
@@ -119,9 +125,12 @@ StatusOr<ReduceResult> SyncMethod::ReduceWork(const ReducePart& part) {
   WaitingLanes lanes;
   lanes.failure = FillWork(part);
   // What an int codec takes from a contribution goes along with the next one. A reduction that
-  // fails is repeated with the residuals that it began with.
+  // fails is repeated with the residuals that it began with; but if it ended well elsewhere, this
+  // contribution is in the result that is then taken over, and what it left is what is owed.
   LaneBuffers before;
   if (contributes) before = residuals_;
+  const bool takes = part.mode == pb::ReduceRound::TAKE && part.round == unfinished_round_;
+  if (!takes) unfinished_residuals_.clear();
   std::vector<std::shared_ptr<wan::Operation>> operations;
   for (int64_t i = 0; i < own_.size() && lanes.failure.ok(); ++i) {
     if (!before.empty()) options.residual = residuals_[i];
@@ -140,11 +149,17 @@ StatusOr<ReduceResult> SyncMethod::ReduceWork(const ReducePart& part) {
   }
   if (!status.ok() || !*over) {
     for (auto& operation : operations) operation->Cancel();
-    if (!before.empty()) residuals_ = std::move(before);
+    if (!before.empty()) {
+      unfinished_residuals_ = std::exchange(residuals_, std::move(before));
+      unfinished_round_ = part.round;
+    }
     RETURN_IF_ERROR(status);
     return result;
   }
   result.well = true;
+  if (takes && !unfinished_residuals_.empty()) {
+    residuals_ = std::exchange(unfinished_residuals_, {});
+  }
   for (auto& operation : operations) {
     ASSIGN_OR_RETURN(const wan::AllReduceResult done, operation->Wait());
     result.bytes_sent += done.bytes_sent;

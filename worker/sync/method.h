@@ -9,7 +9,7 @@
 //
 // Memory beside the trainer's, in copies of the worker's lanes: the outer state (DiLoCo: parameters
 // and momentum), the result, a work buffer, with an int codec the residual (and another one while
-// it reduces); of a region that was late (sync.slow.policy quorum), the outer parameters before the
+// it reduces, and until the next reduction if that one was cut short); of a region that was late (sync.slow.policy quorum), the outer parameters before the
 // newest round, and for moments what it has trained since.
 // Every worker of the region makes the same calls in the same order; Train, Commit, SetOuterState
 // and Restore are collective inside the region, Reduce touches the sea alone. Implementations:
@@ -146,6 +146,8 @@ class SyncMethod {
   int Lane(int64_t i) const { return static_cast<int>(own_.begin + i); }
   // Fills the work buffers with what this region contributes.
   virtual Status MakeContribution(double weight, LaneBuffers* buffers) = 0;
+  // The outer state is another one: nothing is owed any more.
+  void ResetResiduals();
   // Where `samples` of a part lie that are of one step.
   static std::span<const int64_t> SamplesOfStep(const TrainPart& part, int64_t step);
 
@@ -159,6 +161,9 @@ class SyncMethod {
   StatusOr<ReduceResult> ReduceWork(const ReducePart& part);
 
   LaneBuffers work_;
+  // What the contribution to a reduction left that did not end well here, until the next one.
+  LaneBuffers unfinished_residuals_;
+  int64_t unfinished_round_ = 0;
 };
 
 std::unique_ptr<SyncMethod> MakeDiloco(const RegionContext& context);
