@@ -2,6 +2,8 @@
 // (proto/region.proto). The outer state is a number that follows from the one before and from the
 // sum of contributions, and a contribution from the samples that were really trained; so two states
 // are the same only if they were made of the same.
+// region.cc is the process and its agent, the others what the agent has it do: region_views.cc,
+// region_rounds.cc, region_disk.cc.
 #pragma once
 
 #include <deque>
@@ -78,8 +80,11 @@ class Region {
   double world_time() const;
   double Clock() const;
   void Later(double seconds, std::function<void()> what);
+  // A step of the agent, if the region runs.
   template <typename Step>
-  void Do(Step step);
+  void Do(Step step) {
+    if (agent_ != nullptr) Apply(step(*agent_));
+  }
   void Apply(AgentActions actions);
   void Tick();
   void Beat();

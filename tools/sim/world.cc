@@ -103,11 +103,20 @@ void World::CutControl(int region, bool up, double seconds) {
   events_.In(seconds, [this, region, up] { control_cuts_.erase({region, up}); });
 }
 
+void World::NoteDamage(int64_t round) {
+  Count("a state was damaged");
+  damaged_rounds_.insert(round);
+}
+
+bool World::AnyIsDamaged() const {
+  return std::any_of(regions_.begin(), regions_.end(),
+                     [](const auto& region) { return region->IsDamaged(); });
+}
+
 void World::CheckMembers(int only) {
   // Of two that differ the one that is still heard may be the damaged one: who is being left out
   // comes back with what the others hold.
-  const bool unsure = counts_.contains("fault:damage");
-  if (unsure && keeper_->core() != nullptr && keeper_->core()->fencing()) return;
+  if (AnyIsDamaged() && keeper_->core() != nullptr && keeper_->core()->fencing()) return;
   for (int i = only < 0 ? 0 : only; i < (only < 0 ? regions() : only + 1); ++i) {
     const auto& region = regions_[i];
     if (!region->IsMemberWithState() || keeper_->core() == nullptr) continue;
@@ -231,10 +240,9 @@ Outcome World::Run() {
   }
   if (promises_.broken().empty() && keeper_->end()) {
     const Ended& end = *keeper_->end();
-    const bool damaged = counts_.contains("fault:damage") &&
-                         (absl::StrContains(end.reason, "no majority") ||
-                          absl::StrContains(end.reason, "could not load memory"));
-    if (damaged) {
+    // As many are wrong as are right, or those who are right are gone: nobody can tell which.
+    if (damaged_rounds_.contains(promises_.committed_round() + 1) &&
+        absl::StrContains(end.reason, "no majority")) {
       ++counts_["damage without a majority"];
     } else if (end.state == JobState::kFailed) {
       promises_.Break("P4", absl::StrCat("the job failed: ", end.reason));

@@ -66,6 +66,8 @@ class World {
 
   void Count(const std::string& what) { ++counts_[what]; }
   void Say(const std::string& text);
+  // A region's state after `round` is not what it should be.
+  void NoteDamage(int64_t round);
   void Finish() { finished_ = true; }
   // Members' states against what is committed: of one region, of all (-1).
   void CheckMembers(int only);
@@ -78,6 +80,7 @@ class World {
   double Delay();
   void Transmit(double delay, std::function<void()> deliver);
   void DrawFaults();
+  bool AnyIsDamaged() const;
   // How much longer a region's steps take just now, but for faults.
   double SlownessOf(int region) const;
   void DoFault(const Fault& fault);
@@ -94,6 +97,7 @@ class World {
   std::map<std::string, int> indices_;
   std::set<std::pair<int, bool>> control_cuts_;
   std::map<std::string, int64_t> counts_;
+  std::set<int64_t> damaged_rounds_;
   std::deque<std::string> transcript_;
   Outcome outcome_;
   bool finished_ = false;

@@ -9,8 +9,9 @@
 //
 // Memory beside the trainer's, in copies of the worker's lanes: the outer state (DiLoCo: parameters
 // and momentum), the result, a work buffer, with an int codec the residual (and another one while
-// it reduces, and until the next reduction if that one was cut short); of a region that was late (sync.slow.policy quorum), the outer parameters before the
-// newest round, and for moments what it has trained since.
+// it reduces, and until the next reduction if that one was cut short); of a region that was late
+// (sync.slow.policy quorum), the outer parameters before the newest round, and for moments what it
+// has trained since.
 // Every worker of the region makes the same calls in the same order; Train, Commit, SetOuterState
 // and Restore are collective inside the region, Reduce touches the sea alone. Implementations:
 // diloco.cc, every_step.cc. Thread rule: one thread, as the trainer.
