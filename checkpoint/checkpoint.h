@@ -97,6 +97,7 @@ struct SaveOptions {
   int64_t max_file_bytes = int64_t{5} * 1000 * 1000 * 1000;
   int keep = 3;
   int64_t keep_every = 0;  // rounds that are multiples of it stay as well; 0: none for that reason
+  double lock_seconds = 10;  // to wait for a repair that commits in the same directory
   WriteWay way = WriteWay::kBest;
   // What went wrong on this rank while it got ready: the save then fails with it on all ranks.
   Status ready = OkStatus();

@@ -27,7 +27,11 @@ class Walk {
   Walk(const std::string& path, const InspectOptions& options) : path_(path), options_(options) {}
 
   Inspection Run() {
-    ReadManifest();
+    if (options_.instead_because.empty()) {
+      ReadManifest();
+    } else {
+      Add(DamageKind::kManifest, kManifestName, -1, options_.instead_because);
+    }
     if (!result_.manifest && options_.substitute != nullptr) {
       result_.manifest = *options_.substitute;
     }

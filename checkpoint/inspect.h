@@ -49,6 +49,8 @@ struct InspectOptions {
   uint64_t seed = 0;
   // Taken where the checkpoint's own manifest is lost (which is told as damage). May be null.
   const Manifest* substitute = nullptr;
+  // With `substitute`: it is taken whatever the own one is, because of this, which is told.
+  std::string instead_because;
   // With the key of an encrypted checkpoint the manifest's mac and the headers are checked too. May
   // be null.
   const EncryptionKey* key = nullptr;

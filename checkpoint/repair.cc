@@ -1,19 +1,20 @@
 #include "checkpoint/repair.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <optional>
 #include <system_error>
+#include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "base/random.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/chunks.h"
 #include "checkpoint/names.h"
@@ -30,10 +31,11 @@ std::string Parent(const std::string& path) {
   return parent.empty() ? "." : parent;
 }
 
-std::string NewToken() {
-  char bytes[4];
-  FillWithSystemRandom(bytes, sizeof(bytes));
-  return absl::BytesToHexString(absl::string_view(bytes, sizeof(bytes)));
+// Which directory has this name now; nothing: none has.
+std::optional<std::pair<uint64_t, uint64_t>> IdentityOf(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) return std::nullopt;
+  return std::pair<uint64_t, uint64_t>(info.st_dev, info.st_ino);
 }
 
 // A link to `from` named `to`, or where that can't be, a copy.
@@ -64,6 +66,8 @@ class Repairing {
  private:
   Status Prepare();
   StatusOr<Manifest> ManifestFromSources();
+  // The own one with the replicated files that are wanted.
+  StatusOr<Manifest> MendedManifest(const Manifest& own);
   Status CheckOwnState(const Manifest& manifest) const;
   int64_t OwnHashFiles(const Manifest& manifest) const;
   Status FindDamage();
@@ -83,6 +87,7 @@ class Repairing {
 
   const RepairOptions& options_;
   const std::string parent_;
+  std::optional<std::pair<uint64_t, uint64_t>> inspected_;  // the directory
   int64_t round_ = 0;
   Manifest manifest_;
   std::string manifest_text_;
@@ -176,17 +181,63 @@ StatusOr<Manifest> Repairing::ManifestFromSources() {
                                  ", and no source has one", why_not));
 }
 
+StatusOr<Manifest> Repairing::MendedManifest(const Manifest& own) {
+  const auto is_replicated = [](const ManifestFile& file) {
+    return file.file_class == FileClass::kReplicated;
+  };
+  std::string why_not;
+  for (const auto& source : options_.sources) {
+    const StatusOr<std::string> text = source->ReadManifest();
+    StatusOr<Manifest> manifest = text.ok() ? ParseManifest(*text) : text.status();
+    if (manifest.ok() && RootOf(*manifest, true) != options_.replicated_root) {
+      manifest = UsageError("its replicated files have another root");
+    } else if (manifest.ok() && (manifest->description.round != own.description.round ||
+                                 manifest->description.digest != own.description.digest)) {
+      manifest = UsageError("it is the checkpoint of another state");
+    }
+    if (manifest.ok() && (manifest->encryption || own.encryption)) {
+      manifest = UsageError(
+          "it is encrypted: nobody can write its manifest without the key; remove the checkpoint, "
+          "or copy another region's");
+    }
+    if (!manifest.ok()) {
+      absl::StrAppend(&why_not, "; ", source->name(), ": ", manifest.status().message());
+      continue;
+    }
+    Manifest mended = own;
+    std::erase_if(mended.files, is_replicated);
+    std::copy_if(manifest->files.begin(), manifest->files.end(), std::back_inserter(mended.files),
+                 is_replicated);
+    std::sort(mended.files.begin(), mended.files.end(),
+              [](const ManifestFile& a, const ManifestFile& b) { return a.name < b.name; });
+    // Under all rules of a manifest: it will be written.
+    ASSIGN_OR_RETURN(const std::string written, WriteManifest(mended));
+    RETURN_IF_ERROR(ParseManifest(written).status());
+    result_.manifest_from = source->name();
+    return mended;
+  }
+  return UsageError(absl::StrCat("no source has the replicated files of ", options_.path,
+                                 " with root ", options_.replicated_root, why_not));
+}
+
 Status Repairing::FindDamage() {
   Inspection inspection;
+  inspected_ = IdentityOf(options_.path);
   InspectOptions inspect;
   inspect.progress = options_.progress;
   std::optional<Manifest> substitute;
   const StatusOr<std::string> text =
       ReadFile(absl::StrCat(options_.path, "/", kManifestName), kMaxManifestBytes);
-  if (!text.ok() || !ParseManifest(*text).ok()) {
+  const StatusOr<Manifest> own = text.ok() ? ParseManifest(*text) : text.status();
+  const std::string& right = options_.replicated_root;
+  if (!own.ok()) {
     ASSIGN_OR_RETURN(substitute, ManifestFromSources());
-    inspect.substitute = &*substitute;
+  } else if (!right.empty() && RootOf(*own, true) != right) {
+    ASSIGN_OR_RETURN(substitute, MendedManifest(*own));
+    inspect.instead_because = absl::StrCat("its replicated files have root ", RootOf(*own, true),
+                                           ", not ", right, " as they should");
   }
+  if (substitute) inspect.substitute = &*substitute;
   std::error_code error;
   const bool exists = fs::is_directory(options_.path, error);
   if (exists) {
@@ -205,6 +256,10 @@ Status Repairing::FindDamage() {
   if (!options_.root.empty() && RootOf(manifest_, false) != options_.root) {
     return UsageError(absl::StrCat(options_.path, " has the root ", RootOf(manifest_, false),
                                    ", not the one that is asked for"));
+  }
+  if (!right.empty() && RootOf(manifest_, true) != right) {
+    return UsageError(absl::StrCat("no source has the manifest of ", options_.path,
+                                   " with replicated root ", right));
   }
   ASSIGN_OR_RETURN(manifest_text_, WriteManifest(manifest_));
   hashes_ = std::move(inspection.hashes);
@@ -346,15 +401,23 @@ Status Repairing::Commit(const std::string& staging) {
   RETURN_IF_ERROR(WriteNewFile(absl::StrCat(staging, "/", kManifestName), manifest_text_));
   RETURN_IF_ERROR(SyncDirectory(staging));
   RETURN_IF_ERROR(Checkpoint::Open(staging).status());
+  ASSIGN_OR_RETURN(const FileLock lock, LockDirectory(parent_, options_.lock_seconds));
+  if (IdentityOf(options_.path) != inspected_) {
+    return WithExitCode(
+        absl::AbortedError(absl::StrCat(options_.path,
+                                        " was replaced or removed while it was repaired: nothing "
+                                        "was changed")),
+        ExitCode::kEnvironment);
+  }
   return PutInPlace(parent_, staging, round_);
 }
 
 StatusOr<RepairResult> Repairing::Run() {
   RETURN_IF_ERROR(Prepare());
-  std::optional<FileLock> lock;
   if (!options_.dry_run) {
-    ASSIGN_OR_RETURN(lock, FileLock::Acquire(absl::StrCat(parent_, "/.lock")));
-    ClearLeftovers(parent_);
+    const StatusOr<FileLock> lock = LockDirectory(parent_, 0);
+    if (lock.ok()) ClearLeftovers(parent_);
+    if (!lock.ok() && !absl::IsFailedPrecondition(lock.status())) return lock.status();
   }
   RETURN_IF_ERROR(FindDamage());
   if (result_.damages.empty()) return std::move(result_);
@@ -367,12 +430,13 @@ StatusOr<RepairResult> Repairing::Run() {
     if (data_damaged_[i]) bytes += manifest_.files[i].bytes;
   }
   RETURN_IF_ERROR(CheckFreeSpace(parent_, bytes));
-  const std::string staging = absl::StrCat(parent_, "/", PartialName(round_, NewToken()));
-  Status status = Build(staging);
-  if (status.ok() && result_.lost.empty()) status = Commit(staging);
+  StatusOr<HeldStaging> staging = MakeHeldStaging(parent_, round_);
+  if (!staging.ok()) return ExplainWriteError(staging.status(), parent_, bytes);
+  Status status = Build(staging->path);
+  if (status.ok() && result_.lost.empty()) status = Commit(staging->path);
   result_.repaired = status.ok() && result_.lost.empty();
   if (!result_.repaired) {
-    const Status removed = RemoveTree(staging);
+    const Status removed = RemoveTree(staging->path);
     LOG_IF(WARNING, !removed.ok()) << removed.message();
   }
   if (!status.ok()) return ExplainWriteError(status, parent_, bytes);

@@ -88,7 +88,7 @@ StatusOr<PruneResult> Prune(const PruneOptions& options) {
   }
   std::optional<FileLock> lock;
   if (!options.dry_run) {
-    ASSIGN_OR_RETURN(lock, FileLock::Acquire(absl::StrCat(options.directory, "/.lock")));
+    ASSIGN_OR_RETURN(lock, LockDirectory(options.directory, 0));
     ClearLeftovers(options.directory);
   }
   PruneResult result;

@@ -189,7 +189,7 @@ class Saver {
   // The staging directory with all files reserved, or the size of the checkpoint that is there.
   StatusOr<std::string> Prepare() {
     RETURN_IF_ERROR(WithExitCode(MakeDirectories(options_.directory), ExitCode::kEnvironment));
-    StatusOr<FileLock> lock = FileLock::Acquire(absl::StrCat(options_.directory, "/.lock"));
+    StatusOr<FileLock> lock = LockDirectory(options_.directory, options_.lock_seconds);
     if (lock.ok()) {
       lock_.emplace(*std::move(lock));
     } else if (absl::IsFailedPrecondition(lock.status())) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,10 +10,13 @@
 #include <filesystem>
 #include <system_error>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "base/units.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/names.h"
@@ -55,6 +59,12 @@ StatusOr<bool> Exchange(const std::string& staging, const std::string& final_pat
   return ErrnoError(errno, absl::StrCat("cannot put ", staging, " in the place of ", final_path));
 }
 
+// Somebody alive fills it. Where directories can't be locked nobody is known to.
+bool IsHeld(const std::string& path) {
+  const StatusOr<Fd> directory = OpenFile(path, O_RDONLY | O_DIRECTORY);
+  return directory.ok() && flock(directory->get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
+
 std::string SpaceText(const std::string& directory, int64_t bytes) {
   const StatusOr<int64_t> available = FreeSpaceBytes(directory);
   std::string text =
@@ -69,10 +79,53 @@ std::string SpaceText(const std::string& directory, int64_t bytes) {
 
 }  // namespace
 
+StatusOr<FileLock> LockDirectory(const std::string& directory, double wait_seconds) {
+  constexpr double kLookSeconds = 0.02;
+  Clock* const clock = Clock::Real();
+  const double deadline = clock->MonotonicSeconds() + wait_seconds;
+  for (;;) {
+    StatusOr<FileLock> lock = FileLock::Acquire(absl::StrCat(directory, "/.lock"));
+    if (!absl::IsFailedPrecondition(lock.status()) || clock->MonotonicSeconds() >= deadline) {
+      return lock;
+    }
+    clock->SleepFor(absl::Seconds(kLookSeconds));
+  }
+}
+
+// Between the directory's making and its locking somebody may take it for a leftover: then another
+// one is made.
+StatusOr<HeldStaging> MakeHeldStaging(const std::string& directory, int64_t round) {
+  constexpr int kTries = 20;
+  for (int i = 0; i < kTries; ++i) {
+    char token[4];
+    FillWithSystemRandom(token, sizeof token);
+    const std::string name =
+        PartialName(round, absl::BytesToHexString(absl::string_view(token, sizeof token)));
+    HeldStaging staging{absl::StrCat(directory, "/", name), Fd()};
+    if (mkdir(staging.path.c_str(), 0755) != 0) {
+      if (errno == EEXIST) continue;
+      return ErrnoError(errno, absl::StrCat("cannot make ", staging.path));
+    }
+    StatusOr<Fd> held = OpenFile(staging.path, O_RDONLY | O_DIRECTORY);
+    if (absl::IsNotFound(held.status())) continue;
+    RETURN_IF_ERROR(held.status());
+    staging.held = *std::move(held);
+    if (flock(staging.held.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) continue;
+      LOG(WARNING) << "cannot hold " << staging.path << ": a save in the same directory may take "
+                   << "it for a leftover";
+      return staging;
+    }
+    if (Exists(staging.path)) return staging;
+  }
+  return EnvironmentError(absl::StrCat("cannot make a staging directory in ", directory));
+}
+
 void ClearLeftovers(const std::string& directory) {
   for (const std::string& name : NamesIn(directory)) {
     const std::string path = absl::StrCat(directory, "/", name);
     if (IsLeftoverName(name)) {
+      if (IsHeld(path)) continue;
       LOG(INFO) << "removing " << path << ", left over by a run that ended while it saved";
       LogIfFailed(RemoveTree(path));
     } else if (const auto round = RoundOfReplacedName(name)) {

@@ -16,12 +16,25 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "base/file.h"
 #include "base/status.h"
 
 namespace atl::checkpoint {
 
+// The directory's lock, under which its names change. Waits while another process has it, but
+// `wait_seconds` at most: then kFailedPrecondition with exit code 4.
+StatusOr<FileLock> LockDirectory(const std::string& directory, double wait_seconds);
+
 // Removes what dead runs left (the caller holds the lock). What can't be removed is logged.
 void ClearLeftovers(const std::string& directory);
+
+// A new staging directory for a checkpoint of the round, held: while `held` is open,
+// ClearLeftovers() leaves it alone, so that it may be filled without the lock.
+struct HeldStaging {
+  std::string path;
+  Fd held;
+};
+StatusOr<HeldStaging> MakeHeldStaging(const std::string& directory, int64_t round);
 
 // kResourceExhausted with exit code 4, with needed and free bytes, if `bytes` do not fit.
 Status CheckFreeSpace(const std::string& directory, int64_t bytes);

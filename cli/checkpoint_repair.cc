@@ -81,6 +81,7 @@ StatusOr<RepairResult> RepairOne(const std::string& path, const ParsedFlags& fla
   options.path = path;
   options.dry_run = flags.Switch("dry_run");
   options.root = flags.Text("root");
+  options.replicated_root = flags.Text("replicated_root");
   const auto round = checkpoint::RoundOfName(std::filesystem::path(path).filename().string());
   if (!round) {
     return UsageError(
@@ -207,6 +208,12 @@ Verb CheckpointRepairVerb() {
                       .kind = FlagKind::kText,
                       .placeholder = "HEX",
                       .help = "the root that the checkpoint must have (`atoll checkpoint show`)"},
+                     {.name = "replicated_root",
+                      .kind = FlagKind::kText,
+                      .placeholder = "HEX",
+                      .help = "what the files that are equal in all regions must be; those of a "
+                              "checkpoint with another one are taken from a source that has it "
+                              "(an event of the job says so where replicas differ)"},
                      {.name = "dry_run",
                       .kind = FlagKind::kSwitch,
                       .placeholder = "",

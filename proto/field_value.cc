@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "base/env.h"
 #include "base/log.h"
 #include "base/suggest.h"
@@ -126,7 +127,11 @@ Status ParseInteger(const FieldDescriptor& field, const ValueText& value, Messag
   } else if (unit == pb::BITS_PER_SECOND) {
     number = ParseRateBitsPerSecond(value.text);
   } else if (!value.quoted) {
-    number = ParseCount(value.text);
+    absl::string_view count = value.text;
+    if (const std::string& counts = RuleOf(field).counts(); !counts.empty()) {
+      absl::ConsumeSuffix(&count, absl::StrCat(" ", counts));
+    }
+    number = ParseCount(count);
   }
   if (!number.ok()) return NotExpected(field, value.text);
   RETURN_IF_ERROR(CheckBounds(field, static_cast<double>(*number)));
@@ -236,6 +241,9 @@ std::string ExpectedValue(const FieldDescriptor& field) {
         case pb::BITS_PER_SECOND:
           return "a rate such as 100mbit or 2.5gbit";
         default:
+          if (!RuleOf(field).counts().empty()) {
+            return absl::StrCat("a whole number such as 100, 10M or 10 ", RuleOf(field).counts());
+          }
           return "a whole number such as 100, 52.4e9 or 10M";
       }
     case FieldDescriptor::CPPTYPE_UINT64:

@@ -80,6 +80,22 @@ int MemberOf(const pb::View& view, const std::string& region) {
   return -1;
 }
 
+int64_t CheckpointWriters(const pb::View& view, const pb::Job& job) {
+  const int64_t full = std::count_if(view.members().begin(), view.members().end(), IsFull);
+  const int64_t replicas = job.checkpoint().replicas();
+  return replicas > 0 ? std::min(replicas, full) : full;
+}
+
+bool WritesCheckpoints(const pb::View& view, const pb::Job& job, const std::string& region) {
+  int64_t writers = CheckpointWriters(view, job);
+  for (const pb::Member& member : view.members()) {
+    if (!IsFull(member)) continue;
+    if (writers-- == 0) return false;
+    if (member.region() == region) return true;
+  }
+  return false;
+}
+
 RoundPlan PlanRound(const pb::View& view, const pb::Job& job, int member, int64_t round) {
   CHECK(member >= 0 && member < view.members_size()) << "no member " << member;
   CHECK(round >= view.first_round() && round <= view.last_round()) << "round " << round;

@@ -75,6 +75,10 @@ pb::View ContinueView(const pb::View& planned, const pb::View& before, const pb:
 int MemberOf(const pb::View& view, const std::string& region);
 inline bool IsFull(const pb::Member& member) { return member.role() == pb::Member::FULL; }
 
+// Who writes checkpoints: the first full members of the view, as many as checkpoint.replicas says.
+int64_t CheckpointWriters(const pb::View& view, const pb::Job& job);
+bool WritesCheckpoints(const pb::View& view, const pb::Job& job, const std::string& region);
+
 // Samples a step of each region: global_batch in proportion to workers, rounded down; what is left
 // goes one each to regions that would have none, then to the first ones. More regions than samples
 // is an error with exit code 2.

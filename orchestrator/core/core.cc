@@ -242,6 +242,8 @@ void Core::Dispatch(RegionEntry& entry, const pb::LeaderMessage& message) {
       return OnEvaluation(entry, message.evaluation());
     case pb::LeaderMessage::kCheckpoint:
       return OnCheckpoint(entry, message.checkpoint());
+    case pb::LeaderMessage::kTended:
+      return OnTended(entry, message.tended());
     case pb::LeaderMessage::kHeartbeat:
       entry.TakeLinks(message.heartbeat().links(), order_);
       round_time_.OnLinks(entry.name(), entry.UpRate());

@@ -42,6 +42,7 @@
 #include "orchestrator/core/ledger.h"
 #include "orchestrator/core/records.h"
 #include "orchestrator/core/regions.h"
+#include "orchestrator/core/replicas.h"
 #include "orchestrator/core/round_time.h"
 #include "orchestrator/core/states.h"
 #include "proto/round_plan.h"
@@ -176,6 +177,9 @@ class Core {
   bool ChooseResume();
   bool HandleNoResumePoint(const std::map<std::string, RegionCheckpoints>& listed);
   bool IsContradicted(const pb::CheckpointOnDisk& checkpoint) const;
+  // A checkpoint on which start after start fails is left for an older one.
+  void LeaveCrashLoop(std::map<std::string, RegionCheckpoints> listed);
+  void CountStart();
   void NoteResume();
 
   // progress.cc
@@ -204,6 +208,12 @@ class Core {
   RoundRecord SumOf(int64_t round, const std::string& digest);
   void OnEvaluation(RegionEntry& entry, const pb::EvaluationReport& report);
   void OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report);
+  void TellReplicaDifferences(int64_t round,
+                              const std::map<std::string, pb::CheckpointReport>& reports);
+  // Whether the regions are told to mend it.
+  bool HaveMended(const ReplicaDifference& difference, int64_t round,
+                  const std::map<std::string, pb::CheckpointReport>& reports);
+  void OnTended(RegionEntry& entry, const pb::CheckpointTended& tended);
   bool InView(const RegionEntry& entry, int64_t view) const;
   int64_t FullMembers() const;
 
@@ -302,6 +312,8 @@ class Core {
   std::map<int64_t, RoundFacts> facts_;
   std::map<int64_t, std::string> digests_;  // of committed rounds
   int64_t committed_samples_ = 0;
+  // Starts from each checkpoint (round, digest) since a round was committed.
+  std::map<std::pair<int64_t, std::string>, int64_t> fruitless_;
   int64_t newest_saved_ = 0;  // round of the newest checkpoint that any region has written
   double round_seconds_ = 0;  // the longest of late
   RoundTime round_time_;

@@ -255,6 +255,10 @@ void Core::End(JobState state, const std::string& reason, int exit_code, const s
   planned_.clear();
   suspicions_.clear();
   if (ledger_) ReturnSamplesFrom(ledger_->next_round());
+  if (state != JobState::kFailed && !fruitless_.empty()) {  // whoever stops a job has no crash
+    fruitless_.clear();
+    RecordMembership();
+  }
   EnterState(state);
   Event("job_ended", region, round, absl::StrCat("job ", JobStateName(state), ": ", reason),
         {{"state", JobStateName(state)}, {"exit_code", int64_t{exit_code}}});

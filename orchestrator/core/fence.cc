@@ -358,6 +358,12 @@ void Core::RecordMembership() {
   for (const auto& [name, entry] : regions_) {
     if (entry.inner_steps > 0) (*membership.mutable_inner_steps())[name] = entry.inner_steps;
   }
+  for (const auto& [checkpoint, times] : fruitless_) {
+    pb::Start* const start = membership.add_fruitless();
+    start->set_round(checkpoint.first);
+    start->set_digest(checkpoint.second);
+    start->set_times(times);
+  }
   if (resume_) {
     membership.set_resume_round(resume_->round);
     for (const auto& [name, checkpoint] : resume_->checkpoints) {

@@ -407,6 +407,7 @@ void Core::AnnounceView() {
   waiting_since_ = 0;
   absolute_ = view_.id();
   BeginLedger(SamplePool(FromProto(view_.returned()), view_.first_sample()), view_.first_round());
+  CountStart();
   RecordMembership();
   // What an earlier run kept of a membership that changed holds no longer.
   if (!elastic_ && options_.history.membership) actions_.records.push_back(MembershipRecord());

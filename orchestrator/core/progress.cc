@@ -347,6 +347,10 @@ bool Core::Commit(int64_t round) {
   reports_.erase(round);
   facts_.erase(round);
   if (ledger_->next_round() <= view_.last_round()) AssignThrough(ledger_->next_round());
+  if (!fruitless_.empty()) {
+    fruitless_.clear();
+    RecordMembership();
+  }
   RecordLedger();
   EvenOutSteps();
   return true;
@@ -412,7 +416,7 @@ void Core::OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report) 
   CheckpointRecord record{view_.id(),       entry.name(), checkpoint, report.bytes(),
                           report.seconds(), now_,         false};
   actions_.records.push_back(record);
-  if (static_cast<int64_t>(reports.size()) < FullMembers()) return;
+  if (static_cast<int64_t>(reports.size()) < CheckpointWriters(view_, options_.job)) return;
   std::map<std::string, std::string> digests;
   int64_t bytes = 0;
   for (const auto& [region, one] : reports) {
@@ -432,8 +436,12 @@ void Core::OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report) 
   }
   last_checkpoint_ = std::max(last_checkpoint_, round);
   Event("checkpoint_complete", "", round,
-        absl::StrCat("checkpoint of round ", round, " is complete in every region"),
+        absl::StrCat("checkpoint of round ", round, " is complete in ",
+                     static_cast<int64_t>(reports.size()) == FullMembers()
+                         ? "every region"
+                         : absl::StrCat(reports.size(), " regions")),
         {{"digest", checkpoint.digest()}, {"bytes", bytes}});
+  TellReplicaDifferences(round, reports);
   // Older ones need no more words.
   checkpoints_.erase(checkpoints_.begin(), checkpoints_.lower_bound(round));
 }

@@ -15,6 +15,9 @@ void Core::Restore(const History& history) {
   const pb::Membership& membership = *history.membership;
   last_view_ = std::max(last_view_, membership.last_view());
   digests_ = history.digests;
+  for (const pb::Start& start : membership.fruitless()) {
+    fruitless_[{start.round(), start.digest()}] = start.times();
+  }
   if (membership.view().id() == 0 || !history.job || history.job->ended > 0) return;
   elastic_ = restored_ = true;
   job_ = *history.job;

@@ -2,7 +2,8 @@
 //
 // Where views change, the newest state that any region has will do: the others join later and fetch
 // it. A checkpoint of a round that was committed with another digest does not count: whoever wrote
-// it was left out before.
+// it was left out before. One from which the job was started kMostFruitlessStarts times without a
+// round committed since is left for an older one: what it holds may be what kills the job.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,7 @@ namespace atl {
 namespace {
 
 constexpr int kUsage = static_cast<int>(ExitCode::kUsage);
+constexpr int64_t kMostFruitlessStarts = 3;
 
 }  // namespace
 
@@ -43,6 +45,7 @@ bool Core::ChooseResume() {
   }
   resume_ = elastic_ ? ChooseAnyResumePoint(listed, digests_) : ChooseResumePoint(listed);
   if (!resume_) return HandleNoResumePoint(listed);
+  LeaveCrashLoop(std::move(listed));
   Event("resume", "", resume_->round,
         absl::StrCat("the job goes on from round ", resume_->round,
                      elastic_ ? ", the newest checkpoint that a region has"
@@ -63,6 +66,43 @@ bool Core::ChooseResume() {
                    " is there and train.rounds is ", options_.job.train().rounds()),
       0);
   return false;
+}
+
+// The newest checkpoint from which the job has not been started in vain too often. What that costs,
+// the rounds after it, is said; those checkpoints stay on the disk.
+void Core::LeaveCrashLoop(std::map<std::string, RegionCheckpoints> listed) {
+  const auto is_left = [&](int64_t round, const std::string& digest) {
+    const auto starts = fruitless_.find({round, digest});
+    return starts != fruitless_.end() && starts->second >= kMostFruitlessStarts;
+  };
+  if (!elastic_ || options_.job.resume() != "auto" || !is_left(resume_->round, resume_->digest)) {
+    return;
+  }
+  const int64_t newest = resume_->round;
+  for (auto& [name, region] : listed) {
+    std::erase_if(region.listed, [&](const pb::CheckpointOnDisk& checkpoint) {
+      return checkpoint.round() >= newest || is_left(checkpoint.round(), checkpoint.digest());
+    });
+  }
+  const std::string looped =
+      absl::StrCat(kMostFruitlessStarts, " starts from the checkpoint of round ", newest,
+                   " ended before a round was committed");
+  auto older = ChooseAnyResumePoint(listed, digests_);
+  if (!older) {
+    fruitless_.clear();
+    return Event("crash_loop", "", newest,
+                 absl::StrCat(looped, ", and there is no older one to try: it is taken again"));
+  }
+  Event("crash_loop", "", newest,
+        absl::StrCat(looped, ": the job goes one back, to round ", older->round, "; rounds ",
+                     older->round + 1, " to ", newest,
+                     " are trained again (--resume=PATH takes another checkpoint)"));
+  resume_ = std::move(older);
+}
+
+void Core::CountStart() {
+  if (!resume_) return fruitless_.clear();
+  ++fruitless_[{resume_->round, resume_->digest}];
 }
 
 bool Core::HandleNoResumePoint(const std::map<std::string, RegionCheckpoints>& listed) {

@@ -104,6 +104,7 @@ SaveOptions OptionsOf(const SaveJob& job) {
   options.max_file_bytes = job.max_file_bytes;
   options.keep = job.keep;
   options.keep_every = job.keep_every;
+  options.lock_seconds = job.lock_seconds;
   options.way = job.way;
   options.key = job.key;
   for (const std::string& prefix : job.prefixes) {
@@ -122,6 +123,7 @@ std::vector<StatusOr<SaveResult>> SaveEverywhere(const SaveJob& job) {
     flat.push_back(
         FlatVector(job.tensors, job.round + (others ? 1000 : 0), static_cast<int64_t>(section)));
   }
+  if (job.wrong_element >= 0) flat[0][job.wrong_element] += 1;
   // Several ranges a rank, so that a rank's slices are not one run.
   const std::vector<Range> ranges =
       Cut(FlatSize(job.tensors), job.pieces_a_rank * job.ranks, job.cut_seed);

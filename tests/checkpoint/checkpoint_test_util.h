@@ -46,11 +46,13 @@ struct SaveJob {
   std::string digest = "00112233445566778899aabbccddeeff";
   // Of another region than "oslo" the regional sections hold other values.
   std::string region = "oslo";
+  int64_t wrong_element = -1;  // of the first section: it holds another value
   int ranks = 1;
   uint64_t cut_seed = 1;
   int64_t max_file_bytes = 100'000;
   int keep = 3;
   int64_t keep_every = 0;
+  double lock_seconds = 0;
   int pieces_a_rank = 3;
   WriteWay way = WriteWay::kBest;
   std::vector<TensorSpec> tensors = SmallModel();

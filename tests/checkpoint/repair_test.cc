@@ -8,10 +8,15 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <memory>
+#include <optional>
+#include <utility>
 
 #include "base/exit_code.h"
 #include "base/file.h"
+#include "checkpoint/manifest.h"
 #include "checkpoint/names.h"
 #include "checkpoint/retention.h"
 #include "tests/checkpoint/checkpoint_test_util.h"
@@ -50,17 +55,22 @@ void Flip(const std::string& path, int64_t at) {
 class Replicas : public testing::Test {
  protected:
   void SetUp() override {
+    SaveJob job = Job("oslo");
+    for (const auto& result : SaveEverywhere(job)) ASSERT_TRUE(result.ok()) << result.status();
+    job = Job("johor");
+    for (const auto& result : SaveEverywhere(job)) ASSERT_TRUE(result.ok()) << result.status();
+    fs::copy(directory_.path() + "/oslo", directory_.path() + "/spare",
+             fs::copy_options::recursive);
+  }
+
+  SaveJob Job(const std::string& region) const {
     SaveJob job;
     job.tensors = {{"a", {1500, 1500}, {0, 2'250'000}}, {"b", {77}, {2'250'000, 2'250'077}}};
     job.max_file_bytes = 1 << 20;  // a file a tensor
     job.prefixes = {"model", "optim/exp_avg"};
-    job.directory = directory_.path() + "/oslo";
-    for (const auto& result : SaveEverywhere(job)) ASSERT_TRUE(result.ok()) << result.status();
-    job.directory = directory_.path() + "/johor";
-    job.region = "johor";
-    for (const auto& result : SaveEverywhere(job)) ASSERT_TRUE(result.ok()) << result.status();
-    fs::copy(directory_.path() + "/oslo", directory_.path() + "/spare",
-             fs::copy_options::recursive);
+    job.directory = directory_.path() + "/" + region;
+    job.region = region;
+    return job;
   }
 
   std::string Round(const std::string& replica) const {
@@ -269,6 +279,119 @@ TEST_F(Replicas, WithoutAManifestAnywhereItSaysSo) {
   const auto result = RepairOslo({});
   EXPECT_EQ(ExitCodeOf(result.status()), ExitCode::kUsage);
   EXPECT_THAT(result.status().ToString(), HasSubstr("no source has one"));
+}
+
+std::string ReplicatedRootIn(const std::string& path) {
+  const auto manifest = ParseManifest(ReadFile(path + "/MANIFEST.json").value_or(""));
+  return manifest.ok() ? RootOf(*manifest, true) : std::string(manifest.status().message());
+}
+
+TEST_F(Replicas, WhatWasWrittenFromBadMemoryBecomesTheOthersWhereTheirRootIsNamed) {
+  fs::remove_all(Round("oslo"));
+  SaveJob bad = Job("oslo");
+  bad.wrong_element = 1'200'000;  // in the second chunk
+  for (const auto& result : SaveEverywhere(bad)) ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(DamagesIn("oslo"), IsEmpty());
+  EXPECT_FALSE(RepairOslo({"johor"})->repaired);
+  const auto before = Contents(Round("oslo"));
+
+  RepairOptions options;
+  options.path = Round("oslo");
+  options.replicated_root = ReplicatedRootIn(Round("johor"));
+  const auto nobody = Repair(options);
+  EXPECT_EQ(ExitCodeOf(nobody.status()), ExitCode::kUsage);
+  EXPECT_THAT(nobody.status().ToString(), HasSubstr(options.replicated_root));
+  EXPECT_TRUE(Contents(Round("oslo")) == before);
+
+  options.sources.push_back(MakeDirectorySource(directory_.path() + "/nowhere"));
+  options.sources.push_back(MakeDirectorySource(Round("johor")));
+  const auto result = Repair(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->repaired);
+  EXPECT_EQ(result->manifest_from, Round("johor"));
+  EXPECT_EQ(result->fetched[1].chunks, 1);
+  EXPECT_TRUE(Contents(Round("oslo")) == Contents(Round("spare")));  // its own inner state too
+  EXPECT_TRUE(Repair(options)->damages.empty());
+}
+
+TEST_F(Replicas, AnotherStatesFilesAreNotTakenThoughTheirRootIsNamed) {
+  SaveJob other = Job("batam");
+  other.digest = "ffffffffffffffffffffffffffffffff";
+  other.wrong_element = 0;
+  for (const auto& result : SaveEverywhere(other)) ASSERT_TRUE(result.ok()) << result.status();
+  RepairOptions options;
+  options.path = Round("oslo");
+  options.replicated_root = ReplicatedRootIn(Round("batam"));
+  options.sources.push_back(MakeDirectorySource(Round("batam")));
+  EXPECT_THAT(Repair(options).status().ToString(), HasSubstr("the checkpoint of another state"));
+  EXPECT_TRUE(Contents(Round("oslo")) == Contents(Round("spare")));
+}
+
+// The spare copy as a source; something happens while it is read.
+class Meanwhile : public ChunkSource {
+ public:
+  Meanwhile(const std::string& path, std::function<void()> happens)
+      : source_(MakeDirectorySource(path)), happens_(std::move(happens)) {}
+  const std::string& name() const override { return source_->name(); }
+  StatusOr<std::string> ReadManifest() override { return source_->ReadManifest(); }
+  StatusOr<std::string> ReadHashes(const ManifestFile& file) override {
+    return source_->ReadHashes(file);
+  }
+  StatusOr<std::string> ReadChunk(const ManifestFile& file, int64_t chunk) override {
+    if (happens_) std::exchange(happens_, nullptr)();
+    return source_->ReadChunk(file, chunk);
+  }
+
+ private:
+  const std::unique_ptr<ChunkSource> source_;
+  std::function<void()> happens_;
+};
+
+TEST_F(Replicas, SavesGoOnBesideARepairAndLeaveItsFilesAlone) {
+  Flip(InOslo(matrix_), 1);
+  RepairOptions options;
+  options.path = Round("oslo");
+  SaveJob next = Job("oslo");
+  next.round = 42;
+  options.sources.push_back(std::make_unique<Meanwhile>(Round("spare"), [&] {
+    for (const auto& result : SaveEverywhere(next)) EXPECT_TRUE(result.ok()) << result.status();
+  }));
+  const auto result = Repair(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->repaired);
+  EXPECT_TRUE(Contents(Round("oslo")) == Contents(Round("spare")));
+  EXPECT_THAT(NamesIn(directory_.path() + "/oslo"),
+              ElementsAre(".lock", "round-000041", "round-000042"));
+}
+
+TEST_F(Replicas, WhatWasReplacedOrIsBeingSavedMeanwhileIsLeftAlone) {
+  Flip(InOslo(matrix_), 1);
+  RepairOptions options;
+  options.path = Round("oslo");
+  options.sources.push_back(std::make_unique<Meanwhile>(Round("spare"), [&] {
+    fs::rename(Round("oslo"), directory_.path() + "/aside");
+    fs::copy(Round("spare"), Round("oslo"), fs::copy_options::recursive);
+    Flip(InOslo(matrix_), 2);
+  }));
+  EXPECT_TRUE(absl::IsAborted(Repair(options).status()));
+  EXPECT_FALSE(DamagesIn("oslo").empty()) << "what has taken the place is as it was";
+  EXPECT_THAT(NamesIn(directory_.path() + "/oslo"), ElementsAre(".lock", "round-000041"));
+
+  const auto before = Contents(Round("oslo"));
+  options.sources.clear();
+  std::optional<FileLock> save;
+  options.sources.push_back(std::make_unique<Meanwhile>(Round("spare"), [&] {
+    auto lock = FileLock::Acquire(directory_.path() + "/oslo/.lock");
+    ASSERT_TRUE(lock.ok());
+    save = *std::move(lock);
+  }));
+  options.lock_seconds = 0;
+  const auto held = Repair(options);
+  EXPECT_EQ(ExitCodeOf(held.status()), ExitCode::kEnvironment);
+  EXPECT_TRUE(Contents(Round("oslo")) == before);
+  EXPECT_THAT(NamesIn(directory_.path() + "/oslo"), ElementsAre(".lock", "round-000041"));
+  save.reset();
+  EXPECT_TRUE(Repair(options)->repaired);
 }
 
 TEST_F(Replicas, FilesThatTheManifestDoesNotListAreToldAndTakenAlong) {

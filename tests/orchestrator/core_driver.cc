@@ -1,6 +1,7 @@
 #include "tests/orchestrator/core_driver.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "proto/round_plan.h"
 
@@ -49,6 +50,12 @@ std::string TextOf(const Outgoing& outgoing) {
       return text + "dropped";
     case pb::OrchestratorMessage::kDrain:
       return text + "drain";
+    case pb::OrchestratorMessage::kMend: {
+      const pb::MendCheckpoint& mend = message.mend();
+      if (mend.sources().empty()) return absl::StrCat(text, "give ", mend.path());
+      return absl::StrCat(text, "mend ", mend.path(), " to ", mend.replicated_root(), " from ",
+                          absl::StrJoin(mend.sources(), ", "));
+    }
     case pb::OrchestratorMessage::BODY_NOT_SET:
       return text + "nothing";
   }

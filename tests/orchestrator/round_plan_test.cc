@@ -75,6 +75,26 @@ TEST(Shares, AlwaysSumToTheGlobalBatch) {
   }
 }
 
+TEST(CheckpointWriters, AreTheFirstFullMembersOfTheView) {
+  pb::View view;
+  for (const char* region : {"a", "b", "c", "d"}) view.add_members()->set_region(region);
+  view.mutable_members(1)->set_role(pb::Member::OBSERVER);
+  pb::Job job;
+  const auto writers = [&] {
+    std::string names;
+    for (const char* region : {"a", "b", "c", "d", "e"}) {
+      if (WritesCheckpoints(view, job, region)) names += region;
+    }
+    EXPECT_EQ(CheckpointWriters(view, job), static_cast<int64_t>(names.size()));
+    return names;
+  };
+  EXPECT_EQ(writers(), "acd");
+  job.mutable_checkpoint()->set_replicas(2);
+  EXPECT_EQ(writers(), "ac");
+  job.mutable_checkpoint()->set_replicas(7);
+  EXPECT_EQ(writers(), "acd");
+}
+
 TEST(RoundPlan, CutsEachRoundAmongTheMembersWithoutGapOrOverlap) {
   pb::View view = ViewWith({3, 3, 2});
   view.set_first_round(6);

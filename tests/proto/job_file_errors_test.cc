@@ -69,6 +69,16 @@ TEST(JobFileErrors, ALeaseIsStrict) {
               HasSubstr("regions[1].lease.price: not in the currency"));
 }
 
+TEST(JobFileErrors, WhatIsCountedMustBeWhatTheKeyCounts) {
+  EXPECT_EQ(RefusalOfLine("checkpoint: {every: 10 regions}"),
+            "job.yaml:2:21: checkpoint.every: '10 regions' is not a whole number such as 100, 10M "
+            "or 10 rounds");
+  EXPECT_THAT(RefusalOfLine("checkpoint: {every: rounds}"),
+              HasSubstr("'rounds' is not a whole number"));
+  EXPECT_THAT(RefusalOfLine("checkpoint: {keep: 3 rounds}"),
+              HasSubstr("'3 rounds' is not a whole number"));
+}
+
 TEST(JobFileErrors, AKeyInTheWrongSectionIsFoundInTheRightOne) {
   EXPECT_EQ(RefusalOfLine("rounds: 5"),
             "job.yaml:2:1: unknown key 'rounds'; did you mean 'train.rounds'?");
@@ -79,7 +89,8 @@ TEST(JobFileErrors, AKeyInTheWrongSectionIsFoundInTheRightOne) {
 
 TEST(JobFileErrors, AKeyLikeNoOtherGetsTheListOfKeys) {
   EXPECT_EQ(RefusalOfLine("checkpoint: {zzzzzzzz: 1}"),
-            "job.yaml:2:14: unknown key 'checkpoint.zzzzzzzz'; the keys here are: every, keep");
+            "job.yaml:2:14: unknown key 'checkpoint.zzzzzzzz'; the keys here are: every, keep, "
+            "keep_every, replicas, inner_state, push_to");
 }
 
 TEST(JobFileErrors, AKeyGivenTwiceIsRefused) {
@@ -172,7 +183,8 @@ TEST(JobFileErrors, AValueOfTheWrongShapeIsRefused) {
       "job.yaml:2:17: train.rounds: expected a whole number such as 100, 52.4e9 or 10M; found "
       "a section");
   EXPECT_EQ(RefusalOfLine("checkpoint: 5"),
-            "job.yaml:2:13: checkpoint: expected a section with keys (every, keep); found '5'");
+            "job.yaml:2:13: checkpoint: expected a section with keys (every, keep, keep_every, "
+            "replicas, inner_state, push_to); found '5'");
   EXPECT_EQ(RefusalOfLine("name:"), "job.yaml:2:1: name: expected a text; found nothing");
   EXPECT_EQ(RefusalOfLine("regions: johor"),
             "job.yaml:2:10: regions: expected a list such as [a, b]; found 'johor'");
@@ -212,7 +224,8 @@ TEST(JobFileErrors, AnOverrideIsQuotedInItsError) {
             "--set train.rounds: expected KEY=VALUE, such as train.rounds=12");
   EXPECT_EQ(refusal("=5"), "--set =5: expected KEY=VALUE, such as train.rounds=12");
   EXPECT_EQ(refusal("checkpoint=5"),
-            "--set checkpoint=5: 'checkpoint' is a section; set one of its keys: every, keep");
+            "--set checkpoint=5: 'checkpoint' is a section; set one of its keys: every, keep, "
+            "keep_every, replicas, inner_state, push_to");
   EXPECT_EQ(refusal("seed.x=5"), "--set seed.x=5: 'seed' is a value and has no keys");
   EXPECT_EQ(refusal("regions=a,b"),
             "--set regions=a,b: 'regions' is a list; it can be given in the file only");

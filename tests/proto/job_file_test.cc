@@ -99,6 +99,15 @@ TEST(JobFile, TakesRegionsAsAPlainListOfNames) {
   EXPECT_EQ(job.regions(2).name(), "batam");
 }
 
+TEST(JobFile, TakesWhatIsCountedBehindACount) {
+  const pb::Job job = Parse(
+      std::string(kSmall) +
+      "checkpoint: {every: 10 rounds, keep: 4, keep_every: 2M rounds, replicas: 2 regions}\n");
+  EXPECT_EQ(job.checkpoint().every(), 10);
+  EXPECT_EQ(job.checkpoint().keep_every(), 2'000'000);
+  EXPECT_EQ(job.checkpoint().replicas(), 2);
+}
+
 TEST(JobFile, FillsInEveryDefault) {
   const pb::Job job = Parse(kSmall);
   EXPECT_EQ(job.name(), "job");

@@ -267,6 +267,29 @@ TEST_F(SavingTest, NobodyLeavesWhileASaveIsPending) {
   EXPECT_EQ(agent_.state(), State::kLeaving);
 }
 
+TEST_F(AgentTest, WhatIsToBeMendedIsPassedOnBesideTheRoundAndItsEndIsReported) {
+  EnterFirstRound();
+  pb::OrchestratorMessage message;
+  message.mutable_mend()->set_view(1);
+  message.mutable_mend()->set_round(2);
+  const AgentActions actions = Message(message);
+  ASSERT_TRUE(actions.mend.has_value());
+  EXPECT_EQ(actions.mend->order.round(), 2);
+  EXPECT_EQ(actions.mend->view.id(), 1);
+  EXPECT_FALSE(actions.run.has_value());
+  EXPECT_EQ(agent_.state(), State::kTraining);
+  message.mutable_mend()->set_view(7);
+  EXPECT_FALSE(Message(message).mend.has_value());
+
+  pb::CheckpointTended tended;
+  tended.set_round(2);
+  tended.set_place("s3://bucket");
+  const AgentActions told = agent_.OnTended(tended, ++now_);
+  ASSERT_EQ(told.send.size(), 1u);
+  EXPECT_EQ(told.send[0].tended().view(), 1);
+  EXPECT_EQ(told.send[0].tended().place(), "s3://bucket");
+}
+
 TEST_F(AgentTest, AStopWantedElsewhereEndsTheRoundHereToo) {
   EnterFirstRound();
   TrainAndReduce(/*other_stops=*/true);

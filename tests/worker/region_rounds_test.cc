@@ -126,6 +126,24 @@ TEST_F(RegionRounds, WithAnIntCodecAResumedRunContinuesWithTheSameBits) {
   }
 }
 
+TEST_F(RegionRounds, ACheckpointWithoutInnerStateResumesWithFreshInnerOptimizers) {
+  job_.mutable_checkpoint()->set_every(2);
+  job_.mutable_checkpoint()->set_inner_state(pb::CheckpointPolicy::DROP);
+  const HarnessResult whole = Run({2, 1});
+  EXPECT_FALSE(std::filesystem::exists(directory_ + "/region-0/checkpoints/round-000002/optim"));
+  HarnessOptions options;
+  options.job = job_;
+  options.workers = {2, 1};
+  options.run_dir = directory_;
+  options.checkpoint_of_round = "round-000002";
+  options.first_round = 3;
+  const HarnessResult rest = RunRegions(options);
+  ASSERT_EQ(rest.error, "");
+  ExpectEqualDigests(rest);
+  EXPECT_NE(rest.digests[0], whole.digests[2]);
+  EXPECT_NEAR(rest.validation.back() / whole.validation.back(), 1, 5e-2);
+}
+
 TEST_F(RegionRounds, ACheckpointLoadsIntoOtherWorkerCounts) {
   job_.mutable_checkpoint()->set_every(2);
   const HarnessResult whole = Run({2, 1});

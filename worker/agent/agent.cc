@@ -155,6 +155,10 @@ AgentActions Agent::OnMessage(const pb::OrchestratorMessage& message, double now
     case pb::OrchestratorMessage::kDrain:
       if (options_.survives) OnDrain(message.drain(), now, &actions);
       break;
+    case pb::OrchestratorMessage::kMend:
+      // Of another view: there are no links of it any more.
+      if (message.mend().view() == view_.id()) actions.mend = AgentMend{message.mend(), view_};
+      break;
     case pb::OrchestratorMessage::BODY_NOT_SET:
       break;
   }

@@ -74,6 +74,12 @@ struct AgentExit {
   bool is_cause = true;  // false: follows from a failure elsewhere
 };
 
+// What is to be done on rank 0, beside the command under way.
+struct AgentMend {
+  pb::MendCheckpoint order;
+  pb::View view;  // the present one
+};
+
 struct AgentActions {
   std::vector<pb::LeaderMessage> send;
   std::optional<pb::RegionCommand> run;
@@ -82,6 +88,7 @@ struct AgentActions {
   bool abandon_view = false;
   // The command under way ends as soon as it can (region.proto).
   bool interrupt = false;
+  std::optional<AgentMend> mend;
   std::optional<AgentExit> exit;
   std::vector<std::string> say;  // for the log: state changes, waits
 };
@@ -116,6 +123,8 @@ class Agent {
   AgentActions OnAnswers(const std::vector<pb::RegionAnswer>& answers, double now);
   // A save that was answered with `pending` has ended. In the order of the commands.
   AgentActions OnSaved(const pb::SaveEnded& ended, double now);
+  // A checkpoint was mended or pushed, or could not be.
+  AgentActions OnTended(pb::CheckpointTended tended, double now);
   // A signal, or whoever may ask this region to leave. Where views change the others go on.
   AgentActions OnStopRequested(const std::string& reason, double now);
   // A member that the command under way waits for has been silent for so long.

@@ -24,6 +24,11 @@ const pb::View& PlanOf(const pb::View& present, const std::optional<pb::View>& n
   return has_it ? *next : present;
 }
 
+void CopyReplicated(const pb::SaveEnded& saved, pb::CheckpointReport* report) {
+  report->set_replicated_root(saved.replicated_root());
+  *report->mutable_replicated() = saved.replicated();
+}
+
 }  // namespace
 
 void Agent::Next(double now, AgentActions* actions) {
@@ -77,6 +82,8 @@ bool Agent::SaveOrEvaluate(AgentActions* actions) {
   const bool last = IsLastSave();
   const auto due = [&](int64_t every) { return every > 0 && committed_ % every == 0; };
   if (Observes()) return false;
+  // A replica elsewhere is enough (checkpoint.replicas).
+  if (!WritesCheckpoints(view_, job_, options_.hello.region())) saved_ = true;
   if (!saved_ && (last || due(job_.checkpoint().every()))) {
     const SamplePool pool = PoolAfterParts(view_, job_, committed_, parts_);
     pb::RegionCommand command;
@@ -395,6 +402,7 @@ void Agent::AfterSave(const std::vector<pb::RegionAnswer>& answers, double now,
   checkpoint->set_path(answers.front().path());
   report.set_bytes(answers.front().bytes());
   report.set_seconds(answers.front().seconds());
+  CopyReplicated(answers.front().saved(), &report);
   if (failure != nullptr) {
     report.set_failure(failure->error());
     report.set_exit_code(failure->exit_code());
@@ -435,10 +443,25 @@ AgentActions Agent::OnSaved(const pb::SaveEnded& ended, double now) {
   report.mutable_checkpoint()->set_path(ended.path());
   report.set_bytes(ended.bytes());
   report.set_seconds(ended.seconds());
+  CopyReplicated(ended, &report);
   report.set_failure(ended.error());
   report.set_exit_code(ended.exit_code());
   ReportSave(std::move(report), now, &actions);
   Next(now, &actions);
+  return actions;
+}
+
+AgentActions Agent::OnTended(pb::CheckpointTended tended, double now) {
+  AgentActions actions;
+  // Who is in no view, or says nothing more, has the log.
+  if (view_.id() == 0 || state_ == State::kLeaving || state_ == State::kFailed ||
+      state_ == State::kOver) {
+    return actions;
+  }
+  tended.set_view(view_.id());
+  pb::LeaderMessage message;
+  *message.mutable_tended() = std::move(tended);
+  Report(std::move(message), now, &actions);
   return actions;
 }
 

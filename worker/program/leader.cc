@@ -62,6 +62,9 @@ AgentExit Leader::Run(bool* region_ended) {
     for (const pb::SaveEnded& ended : worker_->TakeEndedSaves()) {
       Apply(agent_.OnSaved(ended, now));
     }
+    for (const pb::CheckpointTended& tended : worker_->TakeTended()) {
+      Apply(agent_.OnTended(tended, now));
+    }
     for (auto& answer : answers) {
       if (answer.ok()) {
         Apply(agent_.OnAnswers(*answer, now));
@@ -94,6 +97,7 @@ void Leader::Apply(AgentActions actions) {
     client_->Send(message);
   }
   if (actions.abandon_view || actions.interrupt) worker_->Interrupt(submitted_);
+  if (actions.mend) worker_->Mend(actions.mend->order, actions.mend->view);
   if (actions.run) Submit(*std::move(actions.run));
   if (actions.exit && !exit_) exit_ = std::move(actions.exit);
 }

@@ -19,7 +19,8 @@ RegionWorker::RegionWorker(RegionWorkerOptions options, Communicator* control)
       phases_(Clock::Real()),
       activity_(Clock::Real(), wan::EngineOptions().patience_seconds),
       saver_(std::make_unique<checkpoint::BackgroundSaver>(
-          options_.saves != nullptr ? options_.saves : control_)) {}
+          options_.saves != nullptr ? options_.saves : control_)),
+      mending_(options_.region) {}
 
 RegionWorker::~RegionWorker() = default;
 
@@ -95,6 +96,7 @@ Status RegionWorker::Run(const pb::RegionCommand& command, pb::RegionAnswer* ans
     case pb::RegionCommand::kFinish:
       Doing("waiting for the checkpoints that are being written");
       saver_->Wait();
+      if (pushing_ != nullptr) pushing_->Finish();
       break;
     case pb::RegionCommand::BODY_NOT_SET:
       break;
@@ -120,6 +122,10 @@ std::vector<std::string> RegionWorker::OtherRegions(const pb::View& view) const 
 
 Status RegionWorker::SetUp(const pb::SetUp& command, pb::RegionAnswer* answer) {
   job_ = command.job();
+  if (const std::string& place = job_.checkpoint().push_to(); !place.empty()) {
+    RETURN_IF_ERROR(Annotate(CheckPlace(place), "checkpoint.push_to"));
+    if (control_->rank() == 0) pushing_ = std::make_unique<Pushing>(place, PushToPlace(place));
+  }
   RETURN_IF_ERROR(AgreeOnSuccess(*control_, OpenDataAndTrainer()));
   RETURN_IF_ERROR(ShareVectors());
   RETURN_IF_ERROR(OpenGateway(answer));

@@ -32,6 +32,8 @@
 #include "worker/inner/buckets.h"
 #include "worker/region/activity.h"
 #include "worker/region/lane_joiner.h"
+#include "worker/region/mending.h"
+#include "worker/region/pushing.h"
 #include "worker/sync/method.h"
 #include "worker/trainer/trainer.h"
 
@@ -82,6 +84,12 @@ class RegionWorker {
   std::map<std::string, double> silent() const;
   // Leader, any thread: saves that have ended since the last call, in the order of their commands.
   std::vector<pb::SaveEnded> TakeEndedSaves();
+  // Leader, any thread: what the orchestrator says of replicas that differ (mending.h), in the
+  // region's present view.
+  void Mend(const pb::MendCheckpoint& order, const pb::View& view);
+  // Leader, any thread: checkpoints that were mended or pushed since the last call, or could not
+  // be.
+  std::vector<pb::CheckpointTended> TakeTended();
 
  private:
   struct Replica;      // replica.h
@@ -154,6 +162,10 @@ class RegionWorker {
   checkpoint::SaveOptions SaveOptionsOf(const pb::SaveCheckpoint& command) const;
   Status Freeze(const std::vector<LiveSection>& sections, float* arena,
                 checkpoint::SaveOptions* options);
+  void PrepareSaves();
+  // Rank 0 of the region that pushes: the checkpoint goes to checkpoint.push_to.
+  void PushIfDue(const pb::View& view, const pb::SaveEnded& saved);
+  static int64_t ElementsOf(const std::vector<LiveSection>& sections);
   StatusOr<float*> TakeArena(int64_t elements, std::string* why);
   std::vector<checkpoint::TensorSpec> TensorSpecs() const;
   std::vector<checkpoint::Slice> SlicesOf(const LaneVector& vector) const;
@@ -191,6 +203,7 @@ class RegionWorker {
   std::unique_ptr<LaneJoiner> joiner_;  // of prepared_
   std::unique_ptr<Following> following_;
   bool serving_ = false;
+  bool saves_prepared_ = false;
   int64_t executed_ = 0;  // commands, the one under way included
   std::atomic<int64_t> interrupt_ = 0;
 
@@ -199,8 +212,10 @@ class RegionWorker {
   std::map<std::string, double> silent_of_others_ ABSL_GUARDED_BY(mutex_);  // since, monotonic
   std::vector<pb::SaveEnded> ended_saves_ ABSL_GUARDED_BY(mutex_);
 
-  // Its thread uses what is above: last here, so that it ends first.
+  // Their threads use what is above: last here, so that they end first.
   std::unique_ptr<checkpoint::BackgroundSaver> saver_;
+  std::unique_ptr<Pushing> pushing_;  // rank 0, with checkpoint.push_to; else null
+  Mending mending_;
 };
 
 }  // namespace atl

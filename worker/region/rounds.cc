@@ -29,6 +29,7 @@ Status RegionWorker::Train(const pb::TrainRound& command, pb::RegionAnswer* answ
     return absl::InternalError(absl::StrCat("round ", part.round, ": ", part.samples.size(),
                                             " samples for ", part.steps, " steps"));
   }
+  PrepareSaves();
   bool quorum = false;
   part.go_on = [&]() -> StatusOr<bool> {
     if (command.quorum() > 0) {

@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/log.h"
+#include "proto/round_plan.h"
 #include "worker/region/replica.h"
 
 namespace atl {
@@ -34,6 +35,12 @@ pb::SaveEnded EndOf(int64_t round, const StatusOr<checkpoint::SaveResult>& saved
   if (saved.ok()) {
     ended.set_path(saved->path);
     ended.set_bytes(saved->bytes);
+    ended.set_replicated_root(saved->replicated.root);
+    for (const checkpoint::Replicated::File& file : saved->replicated.files) {
+      pb::ReplicatedFile* const told = ended.add_replicated();
+      told->set_name(file.name);
+      told->set_chunks(file.prefixes);
+    }
     LOG(INFO) << "saved " << saved->path << ", " << saved->bytes << " bytes";
   } else {
     ended.set_error(std::string(saved.status().message()));
@@ -119,6 +126,10 @@ std::vector<RegionWorker::LiveSection> RegionWorker::LiveSections() const {
   for (const LaneVector& vector : replica_->method->OuterVectors()) {
     sections.push_back({vector.section, SectionClass::kReplicated, lane_slices(vector)});
   }
+  if (inner_class == SectionClass::kRegional &&
+      job_.checkpoint().inner_state() == pb::CheckpointPolicy::DROP) {
+    return sections;
+  }
   for (const LaneVector& vector : replica_->method->RegionalVectors()) {
     sections.push_back({vector.section, SectionClass::kRegional, lane_slices(vector)});
   }
@@ -131,6 +142,7 @@ checkpoint::SaveOptions RegionWorker::SaveOptionsOf(const pb::SaveCheckpoint& co
   checkpoint::SaveOptions options;
   options.directory = CheckpointDirectory(options_.region);
   options.keep = static_cast<int>(job_.checkpoint().keep());
+  options.keep_every = job_.checkpoint().keep_every();
   options.tensors = TensorSpecs();
   options.description.round = command.round();
   options.description.digest = command.digest();
@@ -173,6 +185,23 @@ Status RegionWorker::Freeze(const std::vector<LiveSection>& sections, float* are
   return OkStatus();
 }
 
+// In the first round, behind its steps.
+void RegionWorker::PrepareSaves() {
+  const bool comes = job_.checkpoint().every() > 0 && options_.saves != nullptr &&
+                     WritesCheckpoints(view_, job_, options_.region);
+  if (saves_prepared_ || !comes) return;
+  saves_prepared_ = true;
+  saver_->Prepare(ElementsOf(LiveSections()));
+}
+
+int64_t RegionWorker::ElementsOf(const std::vector<LiveSection>& sections) {
+  int64_t elements = 0;
+  for (const LiveSection& section : sections) {
+    for (const LiveSlice& slice : section.slices) elements += slice.range.size();
+  }
+  return elements;
+}
+
 // Takes an arena on every rank, or on none. Null: `*why` says what is in the way.
 StatusOr<float*> RegionWorker::TakeArena(int64_t elements, std::string* why) {
   const StatusOr<float*> taken = saver_->Take(elements);
@@ -196,16 +225,12 @@ Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* a
   const ScopedPhase phase(&phases_, Phase::kCheckpoint);
   Doing(absl::StrCat("copying the state for the checkpoint of round ", command.round()));
   const std::vector<LiveSection> sections = LiveSections();
-  int64_t elements = 0;
-  for (const LiveSection& section : sections) {
-    for (const LiveSlice& slice : section.slices) elements += slice.range.size();
-  }
   bool wait = command.wait() || options_.saves == nullptr;
   float* arena = nullptr;
   if (wait) saver_->Wait();
   if (!wait || trainer_->on_device()) {
     std::string why;
-    ASSIGN_OR_RETURN(arena, TakeArena(elements, &why));
+    ASSIGN_OR_RETURN(arena, TakeArena(ElementsOf(sections), &why));
     if (why == kFull) {
       answer->set_skipped(true);
       return OkStatus();
@@ -224,9 +249,10 @@ Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* a
   if (!options.ready.ok()) options.sections.clear();
   if (!wait) {
     saver_->Begin(std::move(options),
-                  [this, round = command.round()](const auto& saved, double seconds) {
+                  [this, round = command.round(), view = view_](const auto& saved, double seconds) {
                     pb::SaveEnded ended = EndOf(round, saved, seconds);
                     if (control_->rank() > 0) return;
+                    PushIfDue(view, ended);
                     MutexLock lock(&mutex_);
                     ended_saves_.push_back(std::move(ended));
                   });
@@ -236,13 +262,50 @@ Status RegionWorker::Save(const pb::SaveCheckpoint& command, pb::RegionAnswer* a
   Doing(absl::StrCat("saving the checkpoint of round ", command.round()));
   Status failure;
   saver_->Begin(std::move(options), [&](const auto& saved, double seconds) {
-    const pb::SaveEnded ended = EndOf(command.round(), saved, seconds);
+    pb::SaveEnded ended = EndOf(command.round(), saved, seconds);
     answer->set_path(ended.path());
     answer->set_bytes(ended.bytes());
+    if (control_->rank() == 0) {
+      PushIfDue(view_, ended);
+      *answer->mutable_saved() = std::move(ended);
+    }
     failure = saved.status();
   });
   saver_->Wait();
+  // The last one: what is not there when the region ends may never get there.
+  if (command.wait() && failure.ok() && pushing_ != nullptr) {
+    Doing(absl::StrCat("pushing the checkpoint of round ", command.round(), " to ",
+                       job_.checkpoint().push_to()));
+    pushing_->Finish();
+  }
   return failure;
+}
+
+void RegionWorker::PushIfDue(const pb::View& view, const pb::SaveEnded& saved) {
+  if (pushing_ == nullptr || !saved.error().empty()) return;
+  const auto first = std::find_if(view.members().begin(), view.members().end(), IsFull);
+  if (first == view.members().end() || first->region() != options_.region) return;
+  pushing_->Push(saved.round(), saved.path());
+}
+
+void RegionWorker::Mend(const pb::MendCheckpoint& order, const pb::View& view) {
+  wan::Engine* const engine = engine_.load();
+  const bool carries = WorkerOfLane(0, view.lanes(), control_->size()) == 0;
+  if (engine == nullptr || !carries) {
+    LOG(WARNING) << "the region's first worker carries no lane: " << order.path()
+                 << " is neither given nor mended over the links";
+  } else if (order.sources().empty()) {
+    mending_.Give(engine, view, order.round(), order.path());
+  } else {
+    mending_.Mend(engine, view, order);
+  }
+}
+
+std::vector<pb::CheckpointTended> RegionWorker::TakeTended() {
+  std::vector<pb::CheckpointTended> tended = mending_.TakeTended();
+  if (pushing_ == nullptr) return tended;
+  for (pb::CheckpointTended& one : pushing_->TakeTended()) tended.push_back(std::move(one));
+  return tended;
 }
 
 std::vector<pb::SaveEnded> RegionWorker::TakeEndedSaves() {
