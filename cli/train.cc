@@ -66,6 +66,7 @@ CommandSpec Spec() {
       SetFlag(),
       JsonFlag(),
   };
+  for (FlagSpec& flag : StoreFlags()) spec.flags.push_back(std::move(flag));
   return spec;
 }
 
@@ -114,7 +115,9 @@ std::string SummaryText(const nlohmann::json& summary, const std::string& run_di
 }
 
 StatusOr<ExitCode> Train(const ParsedFlags& flags, Output& output) {
-  ASSIGN_OR_RETURN(const TrainSetup setup, PrepareTraining(flags, &output));
+  ASSIGN_OR_RETURN(OrchestratorStore store, OrchestratorStoreOf(flags));
+  ASSIGN_OR_RETURN(TrainSetup setup, PrepareTraining(flags, &output));
+  setup.store = std::move(store);
   return TrainPrepared(setup, flags.positional()[0], output);
 }
 
@@ -131,7 +134,8 @@ StatusOr<ExitCode> TrainPrepared(const TrainSetup& setup, const std::string& job
     TrainRun run(setup, &output);
     ASSIGN_OR_RETURN(result, run.Run());
   }
-  nlohmann::json summary = ReadSummary(setup.run_dir);
+  const std::string files = result.run_dir.empty() ? setup.run_dir : result.run_dir;
+  nlohmann::json summary = ReadSummary(files);
   if (!summary.is_object()) summary = nlohmann::json::object();
   if (result.failure) {
     FailureContext context;
@@ -149,7 +153,7 @@ StatusOr<ExitCode> TrainPrepared(const TrainSetup& setup, const std::string& job
       output.Talk(result.message + "\n");
       summary["state"] = "interrupted";
     }
-    output.Print(SummaryText(summary, setup.run_dir, job_file));
+    output.Print(SummaryText(summary, files, job_file));
   }
   summary["run_dir"] = setup.run_dir;
   summary["exit_code"] = result.exit_code;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -31,6 +32,7 @@ constexpr double kStartSeconds = 60;  // for the orchestrator to listen
 constexpr double kLastWordSeconds = 5;
 constexpr double kLeaveSeconds = 20;  // for regions to end after the job, and the job after them
 constexpr double kKillSeconds = 3;    // between SIGTERM and SIGKILL; mpirun needs 1.9 of it
+constexpr int kDeposed = 6;           // an orchestrator's exit code: another one has taken over
 constexpr char kTemporaryPrefix[] = "atoll-run-";
 
 double Now() { return Clock::Real()->MonotonicSeconds(); }
@@ -56,11 +58,6 @@ void RemoveStaleDirectories(const std::string& base) {
     const auto lock = FileLock::Acquire(path + "/lock");
     if (lock.ok()) fs::remove_all(entry.path(), error);
   }
-}
-
-bool LeftWell(const ProcessEnd& end) {
-  return end.well() ||
-         (end.signal == 0 && end.exit_code == static_cast<int>(ExitCode::kStoppedCleanly));
 }
 
 // The words that run `words` in a place.
@@ -127,9 +124,11 @@ TrainRun::TrainRun(const TrainSetup& setup, Output* output)
     : setup_(setup),
       output_(output),
       oom_kills_before_(OutOfMemoryKills()),
-      orchestrator_log_(setup.run_dir + "/orchestrator.log"),
-      progress_(setup.run_dir, setup.job.train().rounds(), Clock::Real()->WallTime(), output),
-      orchestrator_restarts_(setup.restarts) {}
+      leader_dir_(setup.run_dir),
+      standby_dir_(setup.run_dir + "/standby"),
+      orchestrator_restarts_(setup.restarts) {
+  ShowProgress();
+}
 
 TrainRun::~TrainRun() {
   processes_.StopAll(0);
@@ -151,17 +150,29 @@ Status TrainRun::MakeTemporaryDirectory() {
   return OkStatus();
 }
 
+void TrainRun::ShowProgress() {
+  progress_ = std::make_unique<Progress>(leader_dir_, setup_.job.train().rounds(),
+                                         Clock::Real()->WallTime(), output_);
+}
+
+std::vector<std::string> TrainRun::OrchestratorWords(const std::string& run_dir,
+                                                     const std::string& port) const {
+  const Place place = setup_.OrchestratorPlace();
+  std::vector<std::string> words = InPlace(
+      place,
+      {setup_.orchestrator_program, absl::StrCat("--job=", setup_.run_dir, "/job.yaml"),
+       absl::StrCat("--listen=tcp://", place.host, ":", port), absl::StrCat("--run_dir=", run_dir),
+       absl::StrCat("--keys=", setup_.run_dir, "/keys"), "--exit_with_parent"});
+  words.insert(words.end(), setup_.store.words.begin(), setup_.store.words.end());
+  return words;
+}
+
 Status TrainRun::StartOrchestrator(const std::string& port) {
-  if (const auto size = FileSize(orchestrator_log_); size.ok()) log_offset_ = *size;
+  if (const auto size = FileSize(OrchestratorLog()); size.ok()) log_offset_ = *size;
   SpawnOptions options;
   options.name = "orchestrator";
-  const Place place = setup_.OrchestratorPlace();
-  options.words = InPlace(
-      place, {setup_.orchestrator_program, absl::StrCat("--job=", setup_.run_dir, "/job.yaml"),
-              absl::StrCat("--listen=tcp://", place.host, ":", port),
-              absl::StrCat("--run_dir=", setup_.run_dir),
-              absl::StrCat("--keys=", setup_.run_dir, "/keys"), "--exit_with_parent"});
-  options.output_path = orchestrator_log_;
+  options.words = OrchestratorWords(leader_dir_, port);
+  options.output_path = OrchestratorLog();
   ASSIGN_OR_RETURN(orchestrator_, processes_.Spawn(options));
   orchestrator_restarts_.Started(Now());
   return OkStatus();
@@ -170,10 +181,10 @@ Status TrainRun::StartOrchestrator(const std::string& port) {
 // Its own last word is the message; what it logged before is in the file.
 Status TrainRun::OrchestratorError() const {
   const ProcessEnd end = *orchestrator_->end();
-  const auto size = FileSize(orchestrator_log_);
+  const auto size = FileSize(OrchestratorLog());
   std::string last;
   if (size.ok() && *size > log_offset_) {
-    for (const std::string& line : LastLines(orchestrator_log_, 20)) {
+    for (const std::string& line : LastLines(OrchestratorLog(), 20)) {
       if (absl::StartsWith(line, "atoll-orchestrator: ")) last = line.substr(20);
     }
   }
@@ -181,20 +192,20 @@ Status TrainRun::OrchestratorError() const {
                                                          : ExitCode::kFailed;
   return WithExitCode(absl::InternalError(absl::StrCat("the orchestrator did not start (",
                                                        end.Text(), ")", last.empty() ? "" : ": ",
-                                                       last, "; its log is ", orchestrator_log_)),
+                                                       last, "; its log is ", OrchestratorLog())),
                       code);
 }
 
 StatusOr<std::string> TrainRun::AwaitAddress() {
   const double deadline = Now() + kStartSeconds;
   while (true) {
-    const auto info = ReadOrchestratorInfo(setup_.run_dir);
+    const auto info = ReadOrchestratorInfo(leader_dir_);
     if (info && info->pid == orchestrator_->pid()) return info->address;
     processes_.Reap();
     if (orchestrator_->end()) return OrchestratorError();
     if (Now() > deadline) {
       return EnvironmentError(absl::StrCat("the orchestrator does not say where it listens after ",
-                                           kStartSeconds, " s; its log is ", orchestrator_log_));
+                                           kStartSeconds, " s; its log is ", OrchestratorLog()));
     }
     if (const auto signal = signals_.Wait(0.02)) {
       return WithExitCode(absl::CancelledError(absl::StrCat(
@@ -233,11 +244,11 @@ Status TrainRun::StartRegion(Region* region) {
 
 void TrainRun::OnSignal(int signal) {
   if (stopping_ && signal == SIGINT) {
-    progress_.Say("second SIGINT: stopping everything now");
+    progress_->Say("second SIGINT: stopping everything now");
     killed_ = true;
     return;
   }
-  progress_.Say(
+  progress_->Say(
       absl::StrCat(SignalText(signal),
                    stopping_ ? ": already stopping after this round"
                              : ": the regions finish their round, commit a checkpoint and leave",
@@ -266,7 +277,7 @@ void TrainRun::NoteRegionEnd(Region* region) {
   const ProcessEnd& end = *region->evidence.end;
   if (end.exit_code == static_cast<int>(ExitCode::kStoppedCleanly) && end.signal == 0 &&
       !stopping_) {
-    progress_.Say(
+    progress_->Say(
         absl::StrCat("region ", region->evidence.name, " left: exit code ", end.exit_code));
   }
   if (LeftWell(end) || killed_) return;
@@ -280,7 +291,8 @@ void TrainRun::NoteRegionEnd(Region* region) {
     next = absl::StrCat("starting it again in ", FormatDuration(*wait), " (",
                         region->restarts.in_a_row(), " of ", region->restarts.most(), ")");
   }
-  progress_.Say(absl::StrCat("region ", region->evidence.name, " ended: ", end.Text(), "; ", next));
+  progress_->Say(
+      absl::StrCat("region ", region->evidence.name, " ended: ", end.Text(), "; ", next));
   if (orchestrated && !stopping_) {
     ShowFailure(region->evidence, wait ? next + "; it then fetches the state and joins" : next);
   }
@@ -304,9 +316,9 @@ void TrainRun::ShowFailure(const RegionEvidence& evidence, const std::string& ne
       context.others.push_back(other.evidence.name);
     }
   }
-  std::string text = FailureText(*failure, ReadSummary(setup_.run_dir), context);
+  std::string text = FailureText(*failure, ReadSummary(leader_dir_), context);
   text.pop_back();  // its last line break
-  progress_.Say(text);
+  progress_->Say(text);
 }
 
 void TrainRun::StartAgain() {
@@ -316,33 +328,45 @@ void TrainRun::StartAgain() {
     region.start_at.reset();
     if (stopping_) continue;
     const Status status = StartRegion(&region);
-    if (!status.ok()) progress_.Say(std::string(status.message()));
+    if (!status.ok()) progress_->Say(std::string(status.message()));
   }
-  if (!orchestrator_start_at_ || now < *orchestrator_start_at_) return;
-  orchestrator_start_at_.reset();
-  const Status status = StartOrchestrator(address_.substr(address_.rfind(':') + 1));
-  if (!status.ok()) progress_.Say(std::string(status.message()));
+  const auto due = [&](std::optional<double>* at) {
+    const bool is = *at && now >= **at;
+    if (is) at->reset();
+    return is;
+  };
+  Status status;
+  if (!stopping_ && LeaderListens() && due(&standby_start_at_)) status = StartStandby();
+  if (due(&orchestrator_start_at_)) status.Update(StartOrchestrator(PortOf(leader_address_)));
+  if (!status.ok()) progress_->Say(std::string(status.message()));
 }
 
 bool TrainRun::OrchestratorIsOver() {
   if (!orchestrator_->end()) return false;
   if (orchestrator_start_at_) return false;
   const ProcessEnd& end = *orchestrator_->end();
-  if (end.signal == 0 || stopping_) return true;
+  const bool has_standby = standby_ != nullptr && !standby_->end();
+  const bool deposed = end.signal == 0 && end.exit_code == kDeposed && has_standby;
+  if ((end.signal == 0 && !deposed) || stopping_) return true;
   const std::optional<double> wait = orchestrator_restarts_.Ended(Now());
+  if (has_standby) {
+    TakeOver(wait);
+    return false;
+  }
   if (!wait) return true;
   orchestrator_start_at_ = Now() + *wait;
-  progress_.Say(absl::StrCat("the orchestrator ended: ", end.Text(), "; starting it again in ",
-                             FormatDuration(*wait), " (", orchestrator_restarts_.in_a_row(), " of ",
-                             orchestrator_restarts_.most(), "); the regions train on"));
+  progress_->Say(absl::StrCat("the orchestrator ended: ", end.Text(), "; starting it again in ",
+                              FormatDuration(*wait), " (", orchestrator_restarts_.in_a_row(),
+                              " of ", orchestrator_restarts_.most(), "); the regions train on"));
   return false;
 }
 
 bool TrainRun::Step() {
   if (const auto signal = signals_.Wait(kStepSeconds)) OnSignal(*signal);
   processes_.Reap();
-  progress_.Update(Now());
+  progress_->Update(Now());
   if (killed_ || OrchestratorIsOver()) return true;
+  NoteStandbyEnd();
   NoteRegionEnds();
   StartAgain();
   // Nobody is left who could tell the orchestrator more: it need not be given so long.
@@ -362,7 +386,7 @@ void TrainRun::AwaitRegions(double seconds) {
 
 // The dead leave no words: what the region last told the orchestrator.
 std::string TrainRun::LastDoing(const std::string& region) const {
-  const nlohmann::json summary = ReadSummary(setup_.run_dir);
+  const nlohmann::json summary = ReadSummary(leader_dir_);
   const auto regions = summary.find("regions");
   if (region.empty() || regions == summary.end() || !regions->is_array()) return "";
   for (const nlohmann::json& entry : *regions) {
@@ -389,11 +413,12 @@ void NoteFullDisk(const std::string& directory, std::string* what) {
 
 TrainResult TrainRun::Conclude() {
   TrainResult result;
+  result.run_dir = leader_dir_;
   const bool decided = orchestrator_->end() && orchestrator_->end()->signal == 0;
   // Told by the orchestrator that the job is over, regions leave by themselves.
   if (decided && !killed_) AwaitRegions(kLeaveSeconds);
   processes_.StopAll(kKillSeconds);
-  progress_.Finish(Now());
+  progress_->Finish(Now());
   result.oom_kills = OutOfMemoryKills() - oom_kills_before_;
   if (killed_) {
     result.exit_code = 128 + SIGINT;
@@ -413,8 +438,8 @@ TrainResult TrainRun::Conclude() {
     Failure failure;
     failure.what = absl::StrCat("the orchestrator (pid ", orchestrator_->pid(),
                                 ") died: ", orchestrator_->end()->Text());
-    failure.log = orchestrator_log_;
-    failure.log_lines = LastLines(orchestrator_log_, 5);
+    failure.log = OrchestratorLog();
+    failure.log_lines = LastLines(OrchestratorLog(), 5);
     failure.pid = orchestrator_->pid();
     result.failure = failure;
   } else {
@@ -422,12 +447,12 @@ TrainResult TrainRun::Conclude() {
   }
   if (!result.failure) {
     Failure failure;
-    const nlohmann::json summary = ReadSummary(setup_.run_dir);
+    const nlohmann::json summary = ReadSummary(leader_dir_);
     failure.what = TextOr(summary, "reason", "");
     if (failure.what.empty()) failure.what = "the job ended without a reason";
     failure.exit_code = code;
-    failure.log = orchestrator_log_;
-    failure.log_lines = LastLines(orchestrator_log_, 5);
+    failure.log = OrchestratorLog();
+    failure.log_lines = LastLines(OrchestratorLog(), 5);
     result.failure = failure;
   }
   if (result.failure->exit_code == static_cast<int>(ExitCode::kEnvironment)) {
@@ -443,7 +468,12 @@ TrainResult TrainRun::Conclude() {
 StatusOr<TrainResult> TrainRun::Run() {
   RETURN_IF_ERROR(MakeTemporaryDirectory());
   RETURN_IF_ERROR(StartOrchestrator("0"));
-  ASSIGN_OR_RETURN(address_, AwaitAddress());
+  ASSIGN_OR_RETURN(leader_address_, AwaitAddress());
+  address_ = leader_address_;
+  if (setup_.store.standby) {
+    RETURN_IF_ERROR(StartStandby());
+    absl::StrAppend(&address_, ",", standby_address_);
+  }
   for (const pb::Region& described : setup_.job.regions()) {
     Region& region = regions_.emplace_back(setup_.restarts);
     region.evidence.name = described.name();
@@ -453,8 +483,8 @@ StatusOr<TrainResult> TrainRun::Run() {
                         absl::ToDoubleSeconds(Clock::Real()->WallTime() - absl::UnixEpoch());
     if (wait > 0) {
       region.start_at = Now() + wait;
-      progress_.Say(absl::StrCat("region ", described.name(),
-                                 " is started when its lease begins, in ", FormatDuration(wait)));
+      progress_->Say(absl::StrCat("region ", described.name(),
+                                  " is started when its lease begins, in ", FormatDuration(wait)));
       continue;
     }
     RETURN_IF_ERROR(StartRegion(&region));

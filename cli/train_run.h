@@ -11,7 +11,8 @@
 //        (cli/restarts.h); not if its settings are wrong. When no region is left that runs or will
 //        be started again, the job failed.
 //      - the orchestrator is killed: it is started again at the same address, and goes on from its
-//        store; the regions train on meanwhile. If that has no end, the job failed.
+//        store; the regions train on meanwhile. If that has no end, the job failed. With a standby
+//        beside it (--standby), that leads on, and the former one is started as its standby.
 //   4. Regions that do not leave by themselves are stopped (SIGTERM, SIGKILL). Nothing is left.
 //
 // Thread rule: one thread, the main one (cli/process.h).
@@ -36,7 +37,13 @@ struct TrainResult {
   std::optional<Failure> failure;
   std::string message;  // without a failure: what ended the job otherwise, if anything did
   int64_t oom_kills = 0;
+  std::string run_dir;  // of the orchestrator that led at the end
 };
+
+// Of tcp://HOST:PORT.
+std::string PortOf(const std::string& address);
+// Whether a process ended as it should: done, or stopped cleanly.
+bool LeftWell(const ProcessEnd& end);
 
 class TrainRun {
  public:
@@ -58,6 +65,16 @@ class TrainRun {
   Status MakeTemporaryDirectory();
   // `port` 0: any.
   Status StartOrchestrator(const std::string& port);
+  Status StartStandby();
+  std::vector<std::string> OrchestratorWords(const std::string& run_dir,
+                                             const std::string& port) const;
+  std::string OrchestratorLog() const { return leader_dir_ + "/orchestrator.log"; }
+  // The orchestrator has ended, and its standby has not. `wait`: until it is started again, in the
+  // standby's place; nothing: never.
+  void TakeOver(std::optional<double> wait);
+  void NoteStandbyEnd();
+  bool LeaderListens() const;
+  void ShowProgress();
   // Until it has said where it listens.
   StatusOr<std::string> AwaitAddress();
   Status StartRegion(Region* region);
@@ -80,17 +97,20 @@ class TrainRun {
   const TrainSetup& setup_;
   Output* const output_;
   const int64_t oom_kills_before_;
-  const std::string orchestrator_log_;
+  // Each orchestrator has a run directory of its own; the first one's is the job's.
+  std::string leader_dir_, standby_dir_;
   int64_t log_offset_ = 0;  // where this run begins in orchestrator.log
   std::string temporary_;
   SignalWaiter signals_;
   std::optional<FileLock> temporary_lock_;
-  Progress progress_;
+  std::unique_ptr<Progress> progress_;
   ProcessGroup processes_;
-  Session* orchestrator_ = nullptr;
-  std::string address_;  // of the orchestrator
+  Session* orchestrator_ = nullptr;  // the one that leads
+  Session* standby_ = nullptr;
+  std::string leader_address_, standby_address_;
+  std::string address_;  // what regions are told: of both
   Restarts orchestrator_restarts_;
-  std::optional<double> orchestrator_start_at_;
+  std::optional<double> orchestrator_start_at_, standby_start_at_;
   std::vector<Region> regions_;
   bool stopping_ = false;      // asked the orchestrator to stop
   bool killed_ = false;        // second SIGINT

@@ -244,6 +244,43 @@ Place TrainSetup::OrchestratorPlace() const {
   return stage.regions.empty() ? Place() : stage.regions[0].second;
 }
 
+std::vector<FlagSpec> StoreFlags() {
+  return {
+      {.name = "store",
+       .placeholder = "sqlite:PATH|etcd:ENDPOINTS",
+       .help = "where the orchestrator keeps the job (atoll-orchestrator --help); else atoll.db in "
+               "the run directory"},
+      {.name = "store_ca",
+       .placeholder = "FILE",
+       .help = "PEM: the authority that signed etcd's certificates; else the system's"},
+      {.name = "store_cert", .placeholder = "FILE", .help = "PEM: the certificate to show to etcd"},
+      {.name = "store_key", .placeholder = "FILE", .help = "PEM: the key of --store_cert"},
+      {.name = "standby",
+       .kind = FlagKind::kSwitch,
+       .placeholder = "",
+       .help = "start a second orchestrator beside the first one: it takes over when that is "
+               "killed. Needs --store=etcd"},
+  };
+}
+
+StatusOr<OrchestratorStore> OrchestratorStoreOf(const ParsedFlags& flags) {
+  OrchestratorStore store;
+  for (const char* name : {"store", "store_ca", "store_cert", "store_key"}) {
+    if (flags.Has(name)) store.words.push_back(absl::StrCat("--", name, "=", flags.Text(name)));
+  }
+  store.is_etcd = absl::StartsWith(flags.Text("store"), "etcd:");
+  store.standby = flags.Switch("standby");
+  if (store.standby && !store.is_etcd) {
+    return UsageError("--standby needs a store that both reach: --store=etcd:ENDPOINTS");
+  }
+  if (store.is_etcd && flags.Text("resume") == "never") {
+    return UsageError(
+        "--resume=never leaves what etcd holds of the job: remove it there (docs/standby.md), or "
+        "choose another prefix, --store=etcd:ENDPOINTS/PREFIX");
+  }
+  return store;
+}
+
 StatusOr<TrainSetup> PrepareTraining(const ParsedFlags& flags, Output* output, const Stage& stage) {
   TrainSetup setup;
   setup.stage = stage;

@@ -35,6 +35,16 @@ struct Stage {
   std::string run_dir_suffix;                          // of the default run directory
 };
 
+// Where the orchestrator keeps the job; by itself in the run directory.
+struct OrchestratorStore {
+  std::vector<std::string> words;  // for the orchestrator: --store=... and what belongs to it
+  bool is_etcd = false;
+  bool standby = false;  // a second orchestrator runs beside the one that leads
+};
+// From the flags of StoreFlags(). Errors (2): they contradict one another.
+StatusOr<OrchestratorStore> OrchestratorStoreOf(const ParsedFlags& flags);
+std::vector<FlagSpec> StoreFlags();
+
 struct TrainSetup {
   pb::Job job;  // complete, with its regions
   int workers = 1;
@@ -45,6 +55,7 @@ struct TrainSetup {
   std::string mpirun_program;
   bool already_done = false;  // nothing is left to train
   Stage stage;
+  OrchestratorStore store;
 
   Place PlaceOf(const std::string& region) const;
   Place OrchestratorPlace() const;

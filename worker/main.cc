@@ -253,6 +253,8 @@ int Main(int argc, char** argv) {
   if (!log_dir.empty()) MakeDirectories(log_dir).IgnoreError();
   InitLogging(argv[0], log_dir.empty() ? "" : absl::StrCat(log_dir, "/rank-", env_rank, ".log"));
   LogCrashes();
+  // Before MPI, which takes its time: whoever is told to leave then leaves with 75 too.
+  InstallSignalHandlers();
   auto options = WorkerOptions(flags);
   if (!options.ok()) {
     LOG(ERROR) << options.status().message();
@@ -263,7 +265,6 @@ int Main(int argc, char** argv) {
     LOG(ERROR) << environment.status().message();
     return static_cast<int>(ExitCode::kEnvironment);
   }
-  InstallSignalHandlers();
   std::unique_ptr<ParentWatch> parent_watch;
   if (GetEnv("OMPI_COMM_WORLD_SIZE")) parent_watch = std::make_unique<ParentWatch>();
   auto control = MakeMpiCommunicator();

@@ -3,6 +3,7 @@ is killed, and when it is cut off from etcd. Regions, orchestrators and etcd are
 on hosts of their own: each has a run directory of its own."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -213,6 +214,36 @@ class StandbyTest(JobTest):
             self.assertEqual(region.wait(timeout=LIMIT), 75, self.log(name))
         self.assertEqual(self.summary(self.run_dir(1))["state"], "stopped")
 
+    def test_train_goes_on_with_its_standby_when_the_orchestrator_is_killed(self):
+        run_dir = self.new_dir("run")
+        standby_dir = os.path.join(run_dir, "standby")
+        etcd = f"--store=etcd:http://127.0.0.1:{self.etcd_port}"
+        process = self.start(run_dir, etcd, "--standby", "--set", "train.rounds=100000", "--set",
+                             "checkpoint.every=0", "--set", "train.evaluate_every=0", regions=2)
+        self.wait_for_rounds(run_dir, 3)
+
+        def waits(directory):
+            with contextlib.suppress(OSError), open(os.path.join(directory,
+                                                                 "orchestrator.log")) as file:
+                return "waiting for its end" in file.read()
+            return False
+        wait_until(lambda: waits(standby_dir), "a standby waits")
+        with open(os.path.join(run_dir, "orchestrator.json")) as file:
+            os.kill(json.load(file)["pid"], signal.SIGKILL)
+        before = len(self.rounds(run_dir))
+        self.wait_for_rounds(standby_dir, before + 3)
+        wait_until(lambda: waits(run_dir), "the former one is the standby's standby")
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=LIMIT), 75,
+                         self.output(run_dir) + self.logs(run_dir))
+        self.assert_nothing_left(run_dir)
+        self.assertIn("its standby takes over", self.output(run_dir))
+        rounds = self.rounds(standby_dir)
+        self.assertEqual([line["round"] for line in rounds], list(range(1, len(rounds) + 1)))
+        former = self.rounds(run_dir)
+        self.assertEqual(rounds[:before], former[:before])
+        self.assertEqual(self.summary(standby_dir)["state"], "stopped")
+
     def test_what_cannot_be_is_said_at_once(self):
         def refused(code, words, *more):
             done = subprocess.run(
@@ -228,6 +259,9 @@ class StandbyTest(JobTest):
         refused(2, "HOST:PORT", "--store=etcd:nowhere")
         refused(2, "--store_ca needs", "--store_ca=x")
         refused(2, "no orchestrator.key", etcd, "--standby")
+        for words, more in (("--standby needs a store", ["--standby"]),
+                            ("--resume=never leaves what etcd", [etcd, "--resume=never"])):
+            self.assertIn(words, self.train(self.new_dir("refused"), *more, expect=2).stderr)
         self.assertEqual(processes_of(self.top + "/refused"), [])
 
 
