@@ -2,8 +2,8 @@
 //
 //   1. It is started once the first one listens: that has made the keys.
 //   2. The one that leads is killed, or deposed: the standby leads on by itself, and is what the
-//      run now watches. Once it listens another one is started in its place: not before, lest that is
-//      quicker and leads.
+//      run now watches. Once it listens another one is started in its place: not before, lest that
+//      one is quicker and leads.
 //   3. A standby that is killed is started again, as often as an orchestrator is.
 #include <unistd.h>
 
