@@ -21,7 +21,7 @@ JOB = """\
 name: slow
 model: {preset: test-1m, hidden_size: 64, intermediate_size: 128, layers: 2, heads: 4, kv_heads: 2}
 data: {tokens: tokens.bin, sequence_length: 64}
-train: {rounds: 100000, inner_steps: 24, global_batch: 8, micro_batch: 2, evaluate_every: 0}
+train: {rounds: 100000, inner_steps: %d, global_batch: 8, micro_batch: 2, evaluate_every: 0}
 checkpoint: {every: 0}
 regions: [%s]
 """
@@ -58,7 +58,7 @@ def slow_down(pid, over):
 
 
 def run(options, job, run_dir, policy):
-    """Rounds and tokens a second over the last `seconds`."""
+    """Over the last `seconds`: rounds and tokens a second, the all-reduce's median, views."""
     atoll = os.path.join(options.build, "bin", "atoll")
     command = [atoll, "rehearse", job, "--lab", options.lab, f"--run_dir={run_dir}"]
     slow = policy != "even"
@@ -88,7 +88,10 @@ def run(options, job, run_dir, policy):
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
     tokens = after[-1]["tokens_total"] - before[-1]["tokens_total"]
-    return (len(after) - len(before)) / options.seconds, tokens / options.seconds
+    of_window = after[len(before):]
+    views = len({line["view"] for line in of_window})
+    reduces = sorted(line["wan_seconds"] for line in of_window)[len(of_window) // 2]
+    return len(of_window) / options.seconds, tokens / options.seconds, reduces, views
 
 
 def main():
@@ -97,6 +100,7 @@ def main():
     parser.add_argument("--lab", default=os.path.join(ROOT, "configs/lab/four-equal-150ms.yaml"))
     parser.add_argument("--seconds", type=float, default=12)
     parser.add_argument("--warm_up", type=float, default=8)
+    parser.add_argument("--inner_steps", type=int, default=24)
     parser.add_argument("policies", nargs="*", default=["even", "wait", "share", "quorum"])
     options = parser.parse_args()
     base = tempfile.mkdtemp(prefix="atoll-slow-")
@@ -114,11 +118,11 @@ def main():
     options.region = names[-1]
     job = os.path.join(base, "job.yaml")
     with open(job, "w") as file:
-        file.write(JOB % ", ".join(names))
-    print(f"{'policy':8s} {'rounds/s':>9s} {'tokens/s':>9s}")
+        file.write(JOB % (options.inner_steps, ", ".join(names)))
+    print(f"{'policy':8s} {'rounds/s':>9s} {'tokens/s':>9s} {'reduce s':>9s} {'views':>6s}")
     for policy in options.policies:
-        rounds, tokens = run(options, job, os.path.join(base, policy), policy)
-        print(f"{policy:8s} {rounds:9.2f} {tokens:9.0f}", flush=True)
+        rounds, tokens, reduce, views = run(options, job, os.path.join(base, policy), policy)
+        print(f"{policy:8s} {rounds:9.2f} {tokens:9.0f} {reduce:9.2f} {views:6d}", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,9 @@ CommandSpec Spec() {
        .default_value = "20",
        .min = 0,
        .max = 10000},
+      {.name = "only",
+       .placeholder = "KINDS",
+       .help = "only these kinds of fault, such as kill,stop,black hole"},
       {.name = "away",
        .kind = FlagKind::kDuration,
        .placeholder = "TIME",
@@ -97,6 +100,7 @@ nlohmann::json FaultsJson(const std::vector<FaultOutcome>& outcomes,
     faults.push_back({{"fault", outcome.fault.Text(regions)},
                       {"kind", FaultName(outcome.fault.kind)},
                       {"round", outcome.committed},
+                      {"in_all_reduce", outcome.in_all_reduce},
                       {"seconds_to_next_round", outcome.next_round},
                       {"seconds_to_round_without_it", outcome.without},
                       {"error", outcome.error}});
@@ -114,15 +118,20 @@ std::string SecondsText(const std::vector<double>& seconds) {
 std::string FaultsText(const std::vector<FaultOutcome>& outcomes) {
   std::string text;
   for (int kind = 0; kind < kFaultKinds; ++kind) {
-    std::vector<double> next, without;
+    std::vector<double> next, without, reducing;
     for (const FaultOutcome& outcome : outcomes) {
       if (static_cast<int>(outcome.fault.kind) != kind || !outcome.error.empty()) continue;
       next.push_back(outcome.next_round < 0 ? INFINITY : outcome.next_round);
       if (outcome.without > 0) without.push_back(outcome.without);
+      if (outcome.in_all_reduce) reducing.push_back(next.back());
     }
     if (next.empty()) continue;
     absl::StrAppendFormat(&text, " %-18s %d times; next round after %s\n",
                           FaultName(static_cast<FaultKind>(kind)), next.size(), SecondsText(next));
+    if (!reducing.empty()) {
+      absl::StrAppendFormat(&text, " %-18s %d times in an all-reduce; that round after %s\n", "",
+                            reducing.size(), SecondsText(reducing));
+    }
     if (without.empty()) continue;
     absl::StrAppendFormat(&text, " %-18s %d times; a round without it after %s\n", "",
                           without.size(), SecondsText(without));
@@ -143,6 +152,8 @@ void CompareLoss(const std::string& quiet, const std::string& run_dir, ChaosVerd
 }
 
 StatusOr<ExitCode> Chaos(const ParsedFlags& flags, Output& output) {
+  ASSIGN_OR_RETURN(const std::vector<FaultKind> kinds,
+                   FaultKindsFromText(flags.Has("only") ? flags.Text("only") : ""));
   ASSIGN_OR_RETURN(const Lab description, LabOf(flags));
   ASSIGN_OR_RETURN(RunningLab lab, RunningLab::Up(description, {}));
   ASSIGN_OR_RETURN(Stage stage, StageOf(lab));
@@ -150,9 +161,9 @@ StatusOr<ExitCode> Chaos(const ParsedFlags& flags, Output& output) {
   ASSIGN_OR_RETURN(const TrainSetup setup, PrepareTraining(flags, &output, stage));
   std::vector<std::string> regions;
   for (const auto& region : lab.regions()) regions.push_back(region.name);
-  const std::vector<ChaosFault> faults =
-      PlanFaults(static_cast<uint64_t>(flags.Count("seed")),
-                 static_cast<int>(flags.Count("faults")), lab.size(), setup.job.train().rounds());
+  const std::vector<ChaosFault> faults = PlanFaults(static_cast<uint64_t>(flags.Count("seed")),
+                                                    static_cast<int>(flags.Count("faults")),
+                                                    lab.size(), setup.job.train().rounds(), kinds);
   for (const ChaosFault& fault : faults) {
     output.Talk(absl::StrCat(" after round ", fault.round, ": ", fault.Text(regions), "\n"));
   }

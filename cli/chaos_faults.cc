@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "base/random.h"
@@ -56,9 +57,32 @@ const char* FaultName(FaultKind kind) {
     case FaultKind::kCutOneWay:
       return "cut one way";
     case FaultKind::kLoss:
+      return "loss";
+    case FaultKind::kBlackHole:
       break;
   }
-  return "loss";
+  return "black hole";
+}
+
+StatusOr<std::vector<FaultKind>> FaultKindsFromText(const std::string& text) {
+  std::vector<FaultKind> kinds;
+  for (int kind = 0; kind < kDrawnFaultKinds && text.empty(); ++kind) {
+    kinds.push_back(static_cast<FaultKind>(kind));
+  }
+  if (text.empty()) return kinds;
+  std::vector<std::string> names;
+  for (int kind = 0; kind < kFaultKinds; ++kind) {
+    names.push_back(FaultName(static_cast<FaultKind>(kind)));
+  }
+  for (const absl::string_view name : absl::StrSplit(text, ',')) {
+    const auto found = std::find(names.begin(), names.end(), name);
+    if (found == names.end()) {
+      return absl::InvalidArgumentError(absl::StrCat("no kind of fault is called \"", name,
+                                                     "\"; there are ", absl::StrJoin(names, ", ")));
+    }
+    kinds.push_back(static_cast<FaultKind>(found - names.begin()));
+  }
+  return kinds;
 }
 
 std::string ChaosFault::Text(const std::vector<std::string>& regions) const {
@@ -72,7 +96,8 @@ std::string ChaosFault::Text(const std::vector<std::string>& regions) const {
   return text;
 }
 
-std::vector<ChaosFault> PlanFaults(uint64_t seed, int faults, int regions, int64_t rounds) {
+std::vector<ChaosFault> PlanFaults(uint64_t seed, int faults, int regions, int64_t rounds,
+                                   const std::vector<FaultKind>& all_kinds) {
   const CounterRandom random(seed);
   uint64_t drawn = 0;
   const auto draw = [&](int64_t below) {
@@ -81,9 +106,7 @@ std::vector<ChaosFault> PlanFaults(uint64_t seed, int faults, int regions, int64
   std::vector<ChaosFault> plan;
   std::vector<FaultKind> kinds;
   for (int i = 0; i < faults; ++i) {
-    if (kinds.empty()) {
-      for (int kind = 0; kind < kFaultKinds; ++kind) kinds.push_back(static_cast<FaultKind>(kind));
-    }
+    if (kinds.empty()) kinds = all_kinds;
     ChaosFault fault;
     const int place = draw(static_cast<int64_t>(kinds.size()));
     fault.kind = kinds[place];
@@ -140,14 +163,15 @@ RoundLine Injector::Newest() const {
   return newest;
 }
 
-// As it last said.
-bool Injector::Reduces(int region) const {
+// As it last said; it adds whom it waits for.
+bool Injector::Reduces(int region, int64_t round) const {
   const nlohmann::json summary = ReadSummary(run_dir_);
   const auto entries = summary.find("regions");
   if (entries == summary.end() || !entries->is_array()) return false;
+  const std::string reduces = absl::StrCat("all-reduce of round ", round, ";");
   return std::any_of(entries->begin(), entries->end(), [&](const auto& entry) {
     return entry.is_object() && TextOr(entry, "name", "") == regions_[region] &&
-           absl::StartsWith(TextOr(entry, "doing", ""), "all-reduce");
+           absl::StartsWith(TextOr(entry, "doing", "") + ";", reduces);
   });
 }
 
@@ -207,9 +231,14 @@ Status Injector::Begin(const ChaosFault& fault) {
     case FaultKind::kCutOneWay:
       return lab_->Control({"cut", absl::StrCat(region, ">", other)}).status();
     case FaultKind::kLoss:
+      return lab_->Set({region, absl::StrCat("loss=", kLoss)});
+    case FaultKind::kBlackHole:
       break;
   }
-  return lab_->Set({region, absl::StrCat("loss=", kLoss)});
+  for (const std::string& one : regions_) {
+    if (one != region) RETURN_IF_ERROR(lab_->Cut(region, one));
+  }
+  return OkStatus();
 }
 
 Status Injector::End(const ChaosFault& fault) {
@@ -223,6 +252,11 @@ Status Injector::End(const ChaosFault& fault) {
       return lab_->Heal(regions_[fault.region], regions_[fault.other]);
     case FaultKind::kLoss:
       return lab_->Set({regions_[fault.region], "loss=0"});
+    case FaultKind::kBlackHole:
+      for (const std::string& one : regions_) {
+        if (one != regions_[fault.region]) RETURN_IF_ERROR(lab_->Heal(regions_[fault.region], one));
+      }
+      return OkStatus();
     default:
       return OkStatus();
   }
@@ -231,10 +265,13 @@ Status Injector::End(const ChaosFault& fault) {
 FaultOutcome Injector::Inject(const ChaosFault& fault) {
   FaultOutcome outcome;
   outcome.fault = fault;
-  const bool hits_region =
-      fault.kind == FaultKind::kKillRegion || fault.kind == FaultKind::kStopRegion;
+  const bool hits_region = fault.kind == FaultKind::kKillRegion ||
+                           fault.kind == FaultKind::kStopRegion ||
+                           fault.kind == FaultKind::kBlackHole;
   // In the midst of an all-reduce, if it is seen in one.
-  if (hits_region) Await(kReduceSeconds, [&] { return Reduces(fault.region); });
+  if (hits_region) {
+    Await(kReduceSeconds, [&] { return Reduces(fault.region, Committed() + 1); });
+  }
   Status begun;
   int64_t view = 0;
   // A process that is being started is not there for a moment.
@@ -242,6 +279,7 @@ FaultOutcome Injector::Inject(const ChaosFault& fault) {
     const RoundLine newest = Newest();
     outcome.committed = newest.round;
     view = newest.view;
+    outcome.in_all_reduce = hits_region && Reduces(fault.region, newest.round + 1);
     outcome.at = Now();
     begun = Begin(fault);
     return !absl::IsNotFound(begun);

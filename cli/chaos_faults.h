@@ -29,9 +29,14 @@ enum class FaultKind {
   kCut,               // a pair of regions
   kCutOneWay,
   kLoss,  // 30% of the packets of a region's pairs
+  // Only if asked for by name.
+  kBlackHole,  // a region's pairs are all cut; it lives, and hears the orchestrator
 };
-inline constexpr int kFaultKinds = 7;
+inline constexpr int kFaultKinds = 8;
+inline constexpr int kDrawnFaultKinds = 7;  // the first ones
 const char* FaultName(FaultKind kind);
+// "kill,black hole": these kinds; "" is those that are drawn.
+StatusOr<std::vector<FaultKind>> FaultKindsFromText(const std::string& text);
 
 struct ChaosFault {
   FaultKind kind = FaultKind::kKillRegion;
@@ -43,14 +48,18 @@ struct ChaosFault {
   std::string Text(const std::vector<std::string>& regions) const;
 };
 
-// `faults` of them spread over `rounds` rounds. Every kind comes once before one comes again.
-std::vector<ChaosFault> PlanFaults(uint64_t seed, int faults, int regions, int64_t rounds);
+// `faults` of them spread over `rounds` rounds. Every kind of `kinds` comes once before one comes
+// again.
+std::vector<ChaosFault> PlanFaults(uint64_t seed, int faults, int regions, int64_t rounds,
+                                   const std::vector<FaultKind>& kinds);
 
 // What became of a fault.
 struct FaultOutcome {
   ChaosFault fault;
   double at = 0;          // monotonic
   int64_t committed = 0;  // rounds, at that moment
+  // The region that was hit was in the all-reduce of the round after these.
+  bool in_all_reduce = false;
   double next_round = 0;  // seconds until the next round was committed; < 0: not in time
   // The same of a round without the region that was killed or stopped; < 0: it was not missed.
   double without = -1;
@@ -83,7 +92,7 @@ class Injector {
   int64_t Committed() const { return Newest().round; }
   RoundLine Newest() const;
   int Training() const;
-  bool Reduces(int region) const;
+  bool Reduces(int region, int64_t round) const;
   // Until `done`, `seconds` at most; false: not in time, or stopped.
   template <typename Done>
   bool Await(double seconds, Done done);

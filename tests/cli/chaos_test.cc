@@ -19,7 +19,7 @@ TEST(FaultPlan, TheSameSeedGivesTheSameFaultsAndEveryKindComesInTurn) {
   const std::vector<std::string> names = {"a", "b", "c", "d"};
   const auto text = [&](uint64_t seed) {
     std::string all;
-    for (const ChaosFault& fault : PlanFaults(seed, 20, 4, 100)) {
+    for (const ChaosFault& fault : PlanFaults(seed, 20, 4, 100, *FaultKindsFromText(""))) {
       EXPECT_NE(fault.region, fault.other);
       EXPECT_LT(fault.round, 100);
       absl::StrAppend(&all, fault.round, " ", fault.Text(names), "\n");
@@ -29,8 +29,26 @@ TEST(FaultPlan, TheSameSeedGivesTheSameFaultsAndEveryKindComesInTurn) {
   EXPECT_EQ(text(7), text(7));
   EXPECT_NE(text(7), text(8));
   std::set<FaultKind> kinds;
-  for (const ChaosFault& fault : PlanFaults(7, kFaultKinds, 4, 100)) kinds.insert(fault.kind);
-  EXPECT_EQ(kinds.size(), static_cast<size_t>(kFaultKinds));
+  for (const ChaosFault& fault : PlanFaults(7, kDrawnFaultKinds, 4, 100, *FaultKindsFromText(""))) {
+    kinds.insert(fault.kind);
+  }
+  EXPECT_EQ(kinds.size(), static_cast<size_t>(kDrawnFaultKinds));
+  EXPECT_FALSE(kinds.contains(FaultKind::kBlackHole));
+}
+
+TEST(FaultPlan, HasOnlyTheKindsThatAreNamed) {
+  const auto kinds = FaultKindsFromText("kill,black hole");
+  ASSERT_TRUE(kinds.ok()) << kinds.status();
+  int holes = 0;
+  for (const ChaosFault& fault : PlanFaults(7, 10, 4, 100, *kinds)) {
+    const bool hole = fault.kind == FaultKind::kBlackHole;
+    holes += hole ? 1 : 0;
+    EXPECT_TRUE(hole || fault.kind == FaultKind::kKillRegion);
+    EXPECT_EQ(fault.seconds > 0, hole);
+  }
+  EXPECT_EQ(holes, 5);
+  EXPECT_FALSE(FaultKindsFromText("kill,flood").ok());
+  EXPECT_FALSE(FaultKindsFromText("kill,").ok());
 }
 
 // A run directory of a job of two rounds with 12 samples each, by two regions.
