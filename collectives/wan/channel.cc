@@ -14,6 +14,7 @@ namespace {
 constexpr double kPingSeconds = 0.5;
 constexpr double kPauseSeconds = 0.5;
 constexpr double kStuckRoundTrips = 10;
+constexpr double kWordRoundTrips = 3;
 constexpr double kLossy = 5e-5;
 constexpr double kLossSample = 1e6;  // bytes
 constexpr double kDeliversAll = 0.985;
@@ -54,6 +55,9 @@ void Channel::Detach(Link* link, double now) {
     sent.link = nullptr;
     ++(sent.held != nullptr ? lost_held_ : lost_);
   }
+  ack_due_ = true;
+  word_due_ = lost_held_ > 0;
+  word_by_ = 0;
   if (pace_ > 0) Pace(pace_);
 }
 
@@ -65,7 +69,7 @@ void Channel::Restart() {
   next_ = 1;
   below_ = 1;
   beyond_.clear();
-  ack_due_ = false;
+  ack_due_ = word_due_ = false;
 }
 
 // ---- sending
@@ -158,6 +162,12 @@ void Channel::SendHeld(Link* link, FrameHeader header, std::shared_ptr<const uin
 bool Channel::AppendLost(Link* link, bool held) {
   size_t& lost = held ? lost_held_ : lost_;
   if (lost == 0) return false;
+  if (held && word_due_) {
+    const double now = Clock::Real()->MonotonicSeconds();
+    if (word_by_ == 0) word_by_ = now + std::max(kWordSeconds, kWordRoundTrips * rtt_);
+    if (now < word_by_) return false;
+    word_due_ = false;
+  }
   for (auto& [sequence, sent] : sent_) {
     if (sent.link != nullptr || (sent.held != nullptr) != held) continue;
     AppendStart(link, sent.start);
@@ -244,6 +254,7 @@ void Channel::Take(uint64_t sequence) {
 }
 
 Status Channel::OnAck(const Ack& ack) {
+  word_due_ = false;
   const uint64_t last = ack.ranges.empty() ? ack.below : ack.ranges.back().end;
   if (last > next_) return absl::InvalidArgumentError("it acknowledged what was never sent");
   while (!sent_.empty() && sent_.begin()->first < ack.below) Forget(sent_.begin());

@@ -9,7 +9,9 @@
 // 2. Receiving. Each sequence number is taken once; Ack says which have come. Acknowledgements go
 //    with the tick; they cost memory at the sender, not time.
 // 3. A link that breaks: what went over it and is not acknowledged goes again over the others or
-//    the next one (AppendLost), lowest number first.
+//    the next one (AppendLost), lowest number first. Much of it has arrived, though the word of
+//    that went down with the link: both ends say at once what they have, and bytes that are held
+//    wait for that word, kWordSeconds or some round trips at most.
 // 4. Silence. While work is under way every link that is quiet is pinged and answers. A link that
 //    does not is given up after kLinkSilentSeconds: a route may have changed, a firewall
 //    forgotten the connection. A member that has not been heard on any link for kSilentSeconds is
@@ -39,6 +41,7 @@ namespace atl::wan {
 
 inline constexpr double kLinkSilentSeconds = 2.0;
 inline constexpr double kSilentSeconds = 2.5;
+inline constexpr double kWordSeconds = 0.25;
 inline constexpr size_t kMaxGaps = 1 << 17;  // twice what a sender leaves unacknowledged
 inline constexpr int kMaxUnsentAcks = 16;
 
@@ -192,6 +195,8 @@ class Channel {
   uint64_t below_ = 1;
   std::map<uint64_t, uint64_t> beyond_;  // ranges taken out of order: begin -> end
   bool ack_due_ = false;
+  bool word_due_ = false;  // a link broke, and the other end has not said since what it has
+  double word_by_ = 0;     // 0: nothing waits for it yet
 
   double heard_before_ = 0;  // on links that are gone
   double expecting_since_ = 0;

@@ -286,7 +286,9 @@ GroupState::Hooks EngineImpl::HooksFor(const GroupName& name, uint64_t incarnati
   hooks.sink = [this, name, incarnation](auto task, auto then) {
     RunAside(&sinks_, name, incarnation, std::move(task), std::move(then));
   };
+  hooks.cap = &cap_;
   hooks.numbers_flow = [this] {
+    if (options_.yield && options_.yield()) return true;
     for (const auto& [other, entry] : groups_) {
       if (entry.state->NumbersFlow()) return true;
     }
@@ -348,6 +350,10 @@ Status EngineImpl::Serve(ViewId view, LaneId lane, const std::string& name,
   return OkStatus();
 }
 
+void EngineImpl::CapServing(double bytes_per_second) {
+  commands_->Post([this, bytes_per_second] { cap_.Set(bytes_per_second); });
+}
+
 void EngineImpl::StopServing(ViewId view, LaneId lane, const std::string& name) {
   std::shared_ptr<ServedSource> former;
   commands_->Call([&] {
@@ -364,13 +370,12 @@ void EngineImpl::StopServing(ViewId view, LaneId lane, const std::string& name) 
 
 std::shared_ptr<Transfer> EngineImpl::Fetch(ViewId view, LaneId lane, FetchRequest request) {
   const GroupName name = {view.value, lane.value};
-  const auto handle =
-      std::make_shared<FetchHandle>(
-          commands_,
-          [this, name](const FetchHandle* cancelled) {
-            if (GroupState* const group = Find(name)) group->CancelFetch(cancelled);
-          },
-          std::move(request.done));
+  const auto handle = std::make_shared<FetchHandle>(
+      commands_,
+      [this, name](const FetchHandle* cancelled) {
+        if (GroupState* const group = Find(name)) group->CancelFetch(cancelled);
+      },
+      std::move(request.done));
   const bool posted = commands_->Post([this, name, request = std::move(request), handle] {
     GroupState* const group = Find(name);
     if (group == nullptr) {

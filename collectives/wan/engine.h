@@ -85,6 +85,9 @@ struct EngineOptions {
   // Nothing in a call is proven yet. True: it waits until somebody joins, as without this; false:
   // its connection is dropped. In the I/O thread: must not block or call the engine.
   std::function<bool(const Call&)> on_call;
+  // While it says so, what is served yields to other traffic as though an all-reduce ran here:
+  // somebody else's goes over the same lines. In the I/O thread, often: must not block.
+  std::function<bool()> yield;
 };
 
 // One pair of gateways, for status.
@@ -199,6 +202,9 @@ class Engine {
   virtual Status Serve(ViewId view, LaneId lane, const std::string& name,
                        std::shared_ptr<ByteSource> source) = 0;
   virtual void StopServing(ViewId view, LaneId lane, const std::string& name) = 0;
+  // At most so many bytes a second of what is served, to all members of all groups together, from
+  // now on; 0: no bound.
+  virtual void CapServing(double bytes_per_second) = 0;
   // Fetches bytes from members of (view, lane). A group that breaks ends its fetches with the
   // member that was lost.
   virtual std::shared_ptr<Transfer> Fetch(ViewId view, LaneId lane, FetchRequest request) = 0;

@@ -48,6 +48,7 @@ class EngineImpl : public Engine, public Link::Owner {
   Status Serve(ViewId view, LaneId lane, const std::string& name,
                std::shared_ptr<ByteSource> source) override;
   void StopServing(ViewId view, LaneId lane, const std::string& name) override;
+  void CapServing(double bytes_per_second) override;
   std::shared_ptr<Transfer> Fetch(ViewId view, LaneId lane, FetchRequest request) override;
   std::vector<MemberIndex> Announced(ViewId view, LaneId lane, uint64_t id) override;
   std::vector<LinkStatus> Links() override;
@@ -126,6 +127,7 @@ class EngineImpl : public Engine, public Link::Owner {
   std::list<Link*> closing_;                    // oldest first
   double tick_at_ = 0;                          // of the groups
   double rest_seconds_ = 0;                     // between turns
+  RateCap cap_;                                 // of what is served
   std::vector<std::unique_ptr<Link>> dropped_;  // until the events at hand are done
 
   std::thread thread_;  // uses all of the above

@@ -51,7 +51,7 @@ StatusOr<FetchEnd> ParseFetchEnd(Bytes bytes) {
   }
   FetchEnd end;
   end.code = static_cast<FetchEndCode>(bytes[0]);
-  if (bytes[0] < 1 || end.code > FetchEndCode::kCancelled) {
+  if (bytes[0] < 1 || end.code > FetchEndCode::kBusy) {
     return absl::InvalidArgumentError(
         absl::StrCat("an end of a fetch with the unknown code ", bytes[0]));
   }
@@ -69,6 +69,8 @@ Status StatusOf(const FetchEnd& end) {
       return absl::OutOfRangeError(absl::StrCat("it has not so many bytes. ", end.text));
     case FetchEndCode::kFailed:
       return absl::InternalError(absl::StrCat("it could not read them: ", end.text));
+    case FetchEndCode::kBusy:
+      return absl::ResourceExhaustedError(absl::StrCat("it cannot read them now: ", end.text));
     case FetchEndCode::kCancelled:
       break;
   }

@@ -25,6 +25,7 @@ enum class FetchEndCode : uint8_t {
   kOutOfRange = 2,  // what is served has not so many bytes
   kFailed = 3,      // it could not be read
   kCancelled = 4,   // as was asked
+  kBusy = 5,        // it cannot be read now, for want of descriptors or memory; it can be later
 };
 
 // kFetchEnd: no more comes for the request.

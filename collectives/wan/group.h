@@ -57,8 +57,9 @@ class GroupState {
     // Runs the first on the thread of all reads, or of all sinks, then the second on the I/O
     // thread, if the group still is.
     std::function<void(std::function<void()>, std::function<void()>)> read, sink;
-    // An all-reduce is under way in some group of the engine.
+    // An all-reduce is under way in some group of the engine, or somewhere else on its lines.
     std::function<bool()> numbers_flow;
+    RateCap* cap;  // of what all groups serve together
   };
 
   GroupState(const Group& group, const EngineOptions& options, uint64_t incarnation, Hooks hooks);

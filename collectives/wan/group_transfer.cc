@@ -96,10 +96,13 @@ bool GroupState::AppendTransfer(Channel* channel, Link* link) {
   if (!member.spare.Allows()) return false;
   // The links that numbers do not use are not paced to the plan.
   if (numbers && !channel->Uses(link)) return false;
+  const auto who = reinterpret_cast<uintptr_t>(&member);
+  if (!Transfers(channel->member()) || !hooks_.cap->Allows(Now(), who)) return false;
   if (channel->AppendLostHeld(link)) return true;
   const int64_t bytes = serving_.NextBytes(channel->member());
   if (!serving_.AppendNext(channel, link)) return false;
   member.spare.Spend(bytes);
+  hooks_.cap->Spend(bytes, who);
   return true;
 }
 

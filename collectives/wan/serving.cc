@@ -156,7 +156,9 @@ void Serving::ReadAhead(int member) {
               std::erase_if(read.ready, [id](const Ready& ready) {
                 return ready.header.operation == id && ready.bytes == nullptr;
               });
-              End(member, id, FetchEndCode::kFailed, std::string(bytes->first.message()));
+              const bool later = absl::IsResourceExhausted(bytes->first);
+              End(member, id, later ? FetchEndCode::kBusy : FetchEndCode::kFailed,
+                  std::string(bytes->first.message()));
             }
           }
           ReadAhead(member);

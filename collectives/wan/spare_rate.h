@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
+#include <map>
 
 namespace atl::wan {
 
@@ -53,6 +55,54 @@ class SpareRate {
   double rate_ = 0;
   double allowance_ = 0;
   double at_ = 0;
+};
+
+// What everybody together may send, at a rate that may change at any time. Pure.
+//
+// 1. Bytes are allowed at that rate, of which at most two ticks' worth may be saved up; a frame may
+//    overdraw it.
+// 2. Nobody gets ahead, by more than a turn's worth, of another one who has asked lately.
+// Thread rule: one thread.
+class RateCap {
+ public:
+  // Bytes a second; 0: no bound.
+  void Set(double rate) {
+    rate_ = rate;
+    allowance_ = std::min(0.0, allowance_);
+  }
+  // `who`: any number that tells those apart who share it.
+  bool Allows(double now, uintptr_t who) {
+    if (rate_ <= 0) return true;
+    allowance_ = std::min(allowance_ + rate_ * std::max(0.0, now - at_), kSavedSeconds * rate_);
+    at_ = now;
+    std::erase_if(those_, [now](const auto& one) { return now - one.second.asked > kLately; });
+    double least = std::numeric_limits<double>::infinity();
+    for (const auto& [other, one] : those_) least = std::min(least, one.sent);
+    const auto [at, fresh] = those_.try_emplace(who);
+    if (fresh) at->second.sent = those_.size() > 1 ? least : 0;
+    at->second.asked = now;
+    least = std::min(least, at->second.sent);
+    return allowance_ > 0 && at->second.sent <= least + kTurnSeconds * rate_;
+  }
+  void Spend(int64_t bytes, uintptr_t who) {
+    if (rate_ <= 0) return;
+    allowance_ -= static_cast<double>(bytes);
+    those_[who].sent += static_cast<double>(bytes);
+  }
+
+ private:
+  struct One {
+    double asked = 0;  // when, the last time
+    double sent = 0;   // bytes, beside the others
+  };
+  static constexpr double kSavedSeconds = 0.04;
+  static constexpr double kTurnSeconds = 0.01;
+  static constexpr double kLately = 0.06;  // seconds
+
+  double rate_ = 0;
+  double allowance_ = 0;
+  double at_ = 0;
+  std::map<uintptr_t, One> those_;  // who asked lately
 };
 
 }  // namespace atl::wan
