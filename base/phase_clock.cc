@@ -18,6 +18,11 @@ Phase PhaseClock::Switch(Phase phase) {
   return before;
 }
 
+Phase PhaseClock::present() const {
+  MutexLock lock(&mutex_);
+  return phase_;
+}
+
 std::array<double, kPhaseCount> PhaseClock::Seconds() const {
   MutexLock lock(&mutex_);
   auto seconds = seconds_;

@@ -20,6 +20,7 @@ class PhaseClock {
 
   // Ends the present phase now and begins `phase`; returns the phase that was.
   Phase Switch(Phase phase);
+  Phase present() const;
   // Seconds per phase so far, the present one counted up to now.
   std::array<double, kPhaseCount> Seconds() const;
 

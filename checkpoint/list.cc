@@ -25,7 +25,7 @@ std::vector<Found> List(const std::string& directory, std::vector<std::string>* 
       rounds[*round] = name;
     } else if (const auto moved = RoundOfReplacedName(name)) {
       replaced[*moved] = name;
-    } else if (name != ".lock" && name != ".transfer-key") {
+    } else if (!IsOfTransfers(name) && name != ".lock") {
       others.push_back(name);
     }
   }

@@ -62,6 +62,10 @@ bool IsPullName(absl::string_view name) {
   return absl::StartsWith(name, ".round-") && absl::EndsWith(name, ".pull");
 }
 
+bool IsOfTransfers(absl::string_view name) {
+  return name == ".transfer-key" || name == ".transfer-address" || name == ".rate-cap";
+}
+
 bool IsLeftoverName(absl::string_view name) {
   return absl::StartsWith(name, ".round-") &&
          (absl::EndsWith(name, ".partial") || absl::EndsWith(name, ".removed"));

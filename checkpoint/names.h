@@ -7,6 +7,8 @@
 //     checkpoints/.round-000041.removed          being removed
 //     checkpoints/.round-000041.0123456789abcdef.pull   on its way from other places
 //     checkpoints/.transfer-key                  which others need to pull from here
+//     checkpoints/.transfer-address              where a running job gives them
+//     checkpoints/.rate-cap                      how quickly, at most
 //     checkpoints/.round-000041.replaced         the committed one, moved aside while its successor
 //                                                takes its place (see staging.h)
 #pragma once
@@ -34,7 +36,8 @@ std::optional<int64_t> RoundOfReplacedName(absl::string_view name);  // of ".rou
 // through any number of attempts. TOKEN names the manifest: 16 hexadecimal digits.
 std::string PullName(int64_t round, const std::string& token);  // ".round-000041.TOKEN.pull"
 bool IsPullName(absl::string_view name);
-bool IsLeftoverName(absl::string_view name);                         // partial or removed
+bool IsOfTransfers(absl::string_view name);   // .transfer-*, .rate-cap
+bool IsLeftoverName(absl::string_view name);  // partial or removed
 
 // Relative file names that a manifest may hold: `[A-Za-z0-9._-]` in each part, no part begins with
 // a dot, and the folders are our own: none, outer/, optim/, extra/REGION/.

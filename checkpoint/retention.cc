@@ -1,6 +1,8 @@
 #include "checkpoint/retention.h"
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 
 #include <cerrno>
 #include <filesystem>
@@ -68,6 +70,11 @@ std::set<int64_t> RoundsThatStay(const std::set<int64_t>& rounds, int64_t keep,
 }
 
 Status RemoveCheckpoint(const std::string& directory, const Found& found) {
+  const StatusOr<Fd> folder = OpenFile(found.path, O_RDONLY | O_DIRECTORY);
+  if (folder.ok() && flock(folder->get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(found.path, " is being fetched: it stays until the next save or prune"));
+  }
   const std::string removed = absl::StrCat(directory, "/", RemovedName(found.description.round));
   if (rename(found.path.c_str(), removed.c_str()) != 0) {
     return ErrnoError(errno, absl::StrCat("cannot rename ", found.path, " to ", removed));

@@ -2,9 +2,10 @@
 //
 // A checkpoint stays if it is among the `keep` newest, or if its round is a multiple of
 // `keep_every`. What can't be used counts for nothing and is never removed: it may be all that a
-// repair has to start from. One that goes is first renamed to ".round-N.removed", durably, then
-// deleted, so that nobody ever sees half of one; a deletion that was cut short is finished by the
-// next save, prune or repair. One thread; the caller of RemoveCheckpoint holds the lock.
+// repair has to start from. One that somebody holds (a shared flock on its folder:
+// transfer/served.h) stays for now. One that goes is first renamed to ".round-N.removed", durably,
+// then deleted, so that nobody ever sees half of one; a deletion that was cut short is finished by
+// the next save, prune or repair. One thread; the caller of RemoveCheckpoint holds the lock.
 #pragma once
 
 #include <cstdint>

@@ -129,7 +129,7 @@ std::vector<std::string> RoundsIn(const std::string& directory, std::vector<std:
       rounds[*round] = path;
     } else if (const auto moved = checkpoint::RoundOfReplacedName(name)) {
       replaced[*moved] = path;
-    } else if (name != ".lock" && name != ".transfer-key") {
+    } else if (name != ".lock" && !checkpoint::IsOfTransfers(name)) {
       ignored->push_back(path);
     }
   }

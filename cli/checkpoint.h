@@ -46,7 +46,7 @@ StatusOr<std::vector<std::string>> CheckpointDirectories(const std::string& path
 // `path` itself if it is one checkpoint, else the newest complete one of all of its directories.
 StatusOr<std::string> OneCheckpoint(const std::string& path);
 // What bears the name of a checkpoint in a directory of them, complete or not, newest first. Other
-// names but ".lock" and ".transfer-key" go to `ignored`, a line each.
+// names but ".lock" and those of transfers go to `ignored`, a line each.
 std::vector<std::string> RoundsIn(const std::string& directory, std::vector<std::string>* ignored);
 // The manifest of a checkpoint, under its rules; errors name the path.
 StatusOr<checkpoint::Manifest> ReadManifestOf(const std::string& path);

@@ -29,7 +29,10 @@ CommandSpec Spec() {
       "DIR is a directory of checkpoints; the checkpoint appears there as round-000041 when all of "
       "it is verified and durable, and not before. A pull that was cut short goes on from where it "
       "was when the same command is given again. Without --root the sources vouch for themselves: "
-      "they must agree about the round. From an object store (s3://; keys and endpoint as for "
+      "they must agree about the round. A rate in the file DIR/.rate-cap, like 20mbit or none, "
+      "counts "
+      "instead of --rate_cap as soon as it is there. From an object store (s3://; keys and "
+      "endpoint as for "
       "push) --round and --root count; a pull that was cut short begins anew.";
   spec.min_positional = 2;
   spec.max_positional = 33;

@@ -26,7 +26,8 @@ CommandSpec ServeSpec() {
   spec.details =
       "Serves every committed checkpoint of DIR, and what is there of one that is still being "
       "pulled, until SIGINT or SIGTERM. The key is made when there is none; copy its file to where "
-      "`atoll checkpoint pull` runs. --json prints one object when it listens.";
+      "`atoll checkpoint pull` runs. A rate in the file DIR/.rate-cap, like 20mbit or none, counts "
+      "instead of --rate_cap as soon as it is there. --json prints one object when it listens.";
   spec.min_positional = 1;
   spec.max_positional = 1;
   spec.flags = {
@@ -37,6 +38,13 @@ CommandSpec ServeSpec() {
       {.name = "key",
        .placeholder = "FILE",
        .help = "in a file of mode 0600; default DIR/.transfer-key"},
+      {.name = "rate_cap",
+       .placeholder = "RATE",
+       .help = "at most this, like 100mbit, to all callers together"},
+      {.name = "yield",
+       .kind = FlagKind::kSwitch,
+       .placeholder = "",
+       .help = "send only what other traffic on the lines leaves: beside training"},
       {.name = "plain",
        .kind = FlagKind::kSwitch,
        .placeholder = "",
@@ -67,6 +75,11 @@ StatusOr<ExitCode> Serve(const ParsedFlags& flags, Output& output) {
   ASSIGN_OR_RETURN(options.key, checkpoint::ReadOrMakeKeyFile(key));
   ASSIGN_OR_RETURN(options.listen, Endpoint::Parse(flags.Text("listen")));
   options.encrypt = !flags.Switch("plain");
+  if (flags.Switch("yield")) options.yield = [] { return true; };
+  if (flags.Has("rate_cap")) {
+    ASSIGN_OR_RETURN(const int64_t bits, ParseRateBitsPerSecond(flags.Text("rate_cap")));
+    options.rate_cap = static_cast<double>(bits) / 8;
+  }
   ASSIGN_OR_RETURN(const auto server, checkpoint::Server::Start(options));
   std::vector<int64_t> rounds;
   for (const checkpoint::Offer& offer : server->state().offers) rounds.push_back(offer.round);

@@ -122,8 +122,8 @@ void Download::OnTrouble(int source, const Status& why) {
 
 void Download::Take() {
   double wait = kTickSeconds;
-  if (options_.rate_cap > 0 && allowance_ < 0) {
-    wait = std::clamp(-allowance_ / options_.rate_cap, 0.001, kTickSeconds);
+  if (cap_ > 0 && allowance_ < 0) {
+    wait = std::clamp(-allowance_ / cap_, 0.001, kTickSeconds);
   }
   std::deque<std::function<void()>> events;
   {
@@ -137,6 +137,7 @@ void Download::Take() {
 
 Status Download::Run() {
   began_ = allowed_at_ = moved_at_ = synced_at_ = Now();
+  LookAtCap(began_);
   while (true) {
     Take();
     const double now = Now();
@@ -214,10 +215,24 @@ DownloadState Download::state() const {
   return state;
 }
 
+void Download::LookAtCap(double now) {
+  if (!options_.rate_cap || (capped_ > 0 && now - capped_ < kLookSeconds)) return;
+  capped_ = now;
+  const double cap = options_.rate_cap();
+  if (cap == cap_) return;
+  cap_ = cap;
+  allowance_ = 0;
+  for (auto& [chunk, job] : jobs_) {
+    if (job.transfer == nullptr) continue;
+    job.again = true;
+    job.transfer->Cancel();  // OnFetched goes on
+  }
+}
+
 void Download::Tick(double now) {
-  if (options_.rate_cap > 0) {
-    allowance_ = std::min(kBurstSeconds * options_.rate_cap,
-                          allowance_ + options_.rate_cap * (now - allowed_at_));
+  LookAtCap(now);
+  if (cap_ > 0) {
+    allowance_ = std::min(kBurstSeconds * cap_, allowance_ + cap_ * (now - allowed_at_));
   }
   allowed_at_ = now;
   if (now - ticked_ < kTickSeconds) return;
@@ -275,7 +290,7 @@ void Download::Fill(double now) {
 }
 
 bool Download::FillOne(int number, double now) {
-  if (!HasRoom(sources_[number]) || (options_.rate_cap > 0 && allowance_ < 0)) return false;
+  if (!HasRoom(sources_[number]) || (cap_ > 0 && allowance_ < 0)) return false;
   if (jobs_.size() >= kMaxUnderWay) {
     // What waits for a source already has its buffer.
     for (const auto& [chunk, job] : jobs_) {
@@ -323,8 +338,8 @@ void Download::Begin(int64_t chunk, int number, double now) {
   request.ranges = job.missing;
   request.out = {job.buffer->bytes, static_cast<size_t>(place.bytes.size())};
   request.out_begin = place.bytes.begin;
-  request.block_bytes = options_.rate_cap > 0 ? kCappedBlock : kBlock;
-  request.rate_cap = options_.rate_cap;
+  request.block_bytes = cap_ > 0 ? kCappedBlock : kBlock;
+  request.rate_cap = cap_;
   request.done = [this, events = events_, chunk] {
     events->Post([this, chunk] { OnFetched(chunk); });
   };
@@ -353,11 +368,13 @@ void Download::OnFetched(int64_t chunk) {
   if (progress.wanted > 0) job.missing = progress.missing;  // else it never began
   const int move_to = std::exchange(job.move_to, -1);
   scheduler_->Return(chunk);
+  const bool again = std::exchange(job.again, false);
   if (alone_.count(chunk) > 0) Drop(chunk);  // all of it from one source, or nothing
   if (absl::IsCancelled(status) && move_to >= 0) {
     if (scheduler_->CanGive(move_to, chunk, Now())) Begin(chunk, move_to, Now());
     return;
   }
+  if (absl::IsCancelled(status) && again) return;
   const Status why = progress.fallen.empty() ? status : progress.fallen[0].why;
   if (absl::IsInternal(why)) {  // it is there and cannot read its own disk
     source.state.trouble = std::string(why.message());
@@ -393,18 +410,16 @@ void Download::Verify(int64_t chunk) {
   const std::span<const uint8_t> bytes = {jobs_.at(chunk).buffer->bytes,
                                           static_cast<size_t>(place.bytes.size())};
   workers_[chunk % kWorkers]->Run([this, chunk, place, hash, bytes] {
-    Status status;
-    if (Sha256({reinterpret_cast<const char*>(bytes.data()), bytes.size()}) != hash) {
-      status = absl::DataLossError("wrong");
-    } else {
-      status = parts_->Write(place.file, place.bytes.begin, bytes);
-    }
-    events_->Post([this, chunk, status] { OnVerified(chunk, status); });
+    const bool right = Sha256({reinterpret_cast<const char*>(bytes.data()), bytes.size()}) == hash;
+    const Status written = right ? parts_->Write(place.file, place.bytes.begin, bytes) : OkStatus();
+    events_->Post([this, chunk, right, written] {
+      if (right) return OnWritten(chunk, written);
+      OnWrong(chunk, Now());
+    });
   });
 }
 
-void Download::OnVerified(int64_t chunk, const Status& status) {
-  if (absl::IsDataLoss(status)) return OnWrong(chunk, Now());
+void Download::OnWritten(int64_t chunk, const Status& status) {
   if (!status.ok()) {
     failure_ = ExplainWriteError(
         Annotate(status,

@@ -3,6 +3,7 @@
 // 1. The scheduler says which chunk is asked of whom. A source gets as many at a time as its rate
 //    times its round trip need, and two more; all together kMaxUnderWay of them, which bounds
 //    memory. Under a rate cap each chunk costs its bytes of an allowance that grows by the cap.
+//    When the cap changes, what is under way is asked for anew under the new one.
 // 2. A chunk whose source fails, or is too slow, keeps what has come of it; another source gives
 //    the rest.
 // 3. A chunk that is whole is hashed and written by a worker thread. One that is wrong is fetched
@@ -56,7 +57,8 @@ struct DownloadState {
 class Download {
  public:
   struct Options {
-    double rate_cap = 0;  // bytes a second; 0: none
+    // Bytes a second, of all sources; 0: none. Asked for about once a second, in Run.
+    std::function<double()> rate_cap;
     double stall_seconds = 60;
     std::function<void(const DownloadState&)> progress;  // about twice a second, in Run
   };
@@ -92,6 +94,7 @@ class Download {
     std::set<int> from;          // whose bytes are in it
     int64_t before = 0;          // bytes that came of it before this transfer
     int move_to = -1;            // the source that takes over
+    bool again = false;          // it is ended only to be asked for anew
   };
   struct Source {
     Session* session = nullptr;
@@ -105,6 +108,7 @@ class Download {
 
   void Take();  // events, or waits for the next moment
   void Tick(double now);
+  void LookAtCap(double now);
   void Fill(double now);
   bool FillOne(int source, double now);
   bool HasRoom(const Source& source) const;
@@ -112,7 +116,7 @@ class Download {
   void OnFetched(int64_t chunk);
   void Lost(int source, const Status& why);
   void Verify(int64_t chunk);
-  void OnVerified(int64_t chunk, const Status& status);
+  void OnWritten(int64_t chunk, const Status& status);
   void OnWrong(int64_t chunk, double now);
   void Drop(int64_t chunk);
   void Free(int64_t chunk);
@@ -135,7 +139,9 @@ class Download {
   std::map<int64_t, Job> jobs_;
   std::set<int64_t> alone_;  // chunks that were wrong, of several sources
   std::vector<std::unique_ptr<Buffer>> spare_;
-  double began_ = 0, allowed_at_ = 0, allowance_ = 0, ticked_ = 0, told_ = 0, looked_ = 0;
+  double cap_ = 0;  // bytes a second; 0: none
+  double began_ = 0, allowed_at_ = 0, allowance_ = 0, ticked_ = 0, told_ = 0, looked_ = 0,
+         capped_ = 0;
   double moved_at_ = 0;  // when bytes came last
   int64_t moved_ = 0;    // how many there were then
   int64_t resumed_ = 0, wanted_ = 0, verified_ = 0, again_ = 0;

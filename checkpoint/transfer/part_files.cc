@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <map>
 #include <system_error>
 
 #include "absl/strings/escaping.h"
@@ -32,6 +33,8 @@ constexpr char kPart[] = ".part";
 // A save that runs in the directory keeps its lock for so long at most, or it hangs.
 constexpr double kLockSeconds = 600;
 constexpr double kLockPollSeconds = 0.2;
+constexpr double kDescriptorSeconds = 20;
+constexpr double kDescriptorPollSeconds = 0.1;
 
 bool Exists(const std::string& path) {
   struct stat info;
@@ -149,10 +152,7 @@ Status PartFiles::OpenPart(const ManifestFile& listed, File* file) {
     RETURN_IF_ERROR(Remove(part));
     RETURN_IF_ERROR(ReservePart(part, listed.bytes));
   }
-  ASSIGN_OR_RETURN(file->plain, OpenFile(part, O_WRONLY));
-  StatusOr<Fd> direct = OpenFile(part, O_WRONLY | O_DIRECT);
-  if (direct.ok()) file->direct = *std::move(direct);  // not every file system has it
-  return OkStatus();
+  return OpenFile(part, O_WRONLY).status();
 }
 
 StatusOr<std::string> PartFiles::Hashes(int file) const {
@@ -170,31 +170,52 @@ Status PartFiles::PutHashes(int file, absl::string_view hashes) const {
   return WriteFileAtomically(In(ChunkHashName(manifest_.files[file].name)), hashes);
 }
 
+// When others use up the process's descriptors, that passes: it is waited for a while.
+StatusOr<std::shared_ptr<const Fd>> PartFiles::OpenToWrite(const File& file, int more_flags) {
+  const std::string part = file.path + kPart;
+  for (double waited = 0;; waited += kDescriptorPollSeconds) {
+    auto opened = open_.Get(&file, part, O_WRONLY | more_flags);
+    if (!absl::IsResourceExhausted(opened.status()) || waited > kDescriptorSeconds) return opened;
+    Clock::Real()->SleepFor(absl::Seconds(kDescriptorPollSeconds));
+  }
+}
+
 Status PartFiles::Write(int file, int64_t offset, std::span<const uint8_t> bytes) {
   File& to = files_[file];
   const std::string part = to.path + kPart;
+  ASSIGN_OR_RETURN(const auto plain, OpenToWrite(to, 0));
   const auto size = static_cast<int64_t>(bytes.size());
   const bool aligned = offset % kSafetensorsAlignment == 0 &&
                        reinterpret_cast<uintptr_t>(bytes.data()) % kSafetensorsAlignment == 0;
-  int64_t past = 0;  // bytes that go past the page cache
-  if (to.direct.valid() && aligned) past = size / kSafetensorsAlignment * kSafetensorsAlignment;
-  if (past > 0) RETURN_IF_ERROR(WriteAt(to.direct, part, bytes.data(), past, offset));
+  int64_t past = aligned && direct_ ? size / kSafetensorsAlignment * kSafetensorsAlignment
+                                    : 0;  // bytes that go past the page cache
+  if (past > 0) {
+    const auto direct = OpenToWrite(to, O_DIRECT);
+    if (direct.ok()) {
+      RETURN_IF_ERROR(WriteAt(**direct, part, bytes.data(), past, offset));
+    } else {
+      direct_ = direct_ && absl::IsResourceExhausted(direct.status());
+      past = 0;
+    }
+  }
   if (past < size) {
-    RETURN_IF_ERROR(WriteAt(to.plain, part, bytes.data() + past, size - past, offset + past));
+    RETURN_IF_ERROR(WriteAt(*plain, part, bytes.data() + past, size - past, offset + past));
   }
   std::lock_guard<std::mutex> lock(mutex_);
+  to.plain = plain;  // what fails to reach the disk is told to those who have it open
   unsynced_.insert(file);
   return OkStatus();
 }
 
 Status PartFiles::Sync() {
-  std::set<int> files;
+  std::map<int, std::shared_ptr<const Fd>> files;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    files.swap(unsynced_);
+    for (const int file : unsynced_) files[file] = std::move(files_[file].plain);
+    unsynced_.clear();
   }
-  for (const int file : files) {
-    RETURN_IF_ERROR(SyncFile(files_[file].plain, files_[file].path + kPart));
+  for (const auto& [file, plain] : files) {
+    RETURN_IF_ERROR(SyncFile(*plain, files_[file].path + kPart));
   }
   return OkStatus();
 }

@@ -11,10 +11,12 @@
 //   2. MANIFEST.json is written: nothing is missing any more, and a restart goes on with step 3;
 //   3. MANIFEST.part and the journal are removed, and the whole is opened as any checkpoint is;
 //   4. under the directory's lock the folder takes its place (staging.h).
+// At most kMaxOpen part files are open, and those in which something is not synced yet.
 // The folder is locked as long as this lives: two pulls do not write into the same files.
 // Thread rule: Write and Sync any thread; the rest one thread, alone.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -30,6 +32,7 @@
 #include "base/status.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/transfer/journal.h"
+#include "checkpoint/transfer/open_files.h"
 
 namespace atl::checkpoint {
 
@@ -40,6 +43,8 @@ inline constexpr size_t kTokenDigits = 16;
 
 class PartFiles {
  public:
+  static constexpr size_t kMaxOpen = 64;
+
   // Makes the folder, or opens that of an earlier attempt. Errors of the place have exit code 4.
   // kFailedPrecondition: another process has it open.
   static StatusOr<std::unique_ptr<PartFiles>> Open(const std::string& directory,
@@ -67,11 +72,15 @@ class PartFiles {
 
  private:
   struct File {
-    std::string path;  // without ".part"
-    Fd plain, direct;
+    std::string path;                 // without ".part"
+    std::shared_ptr<const Fd> plain;  // while something of it is not synced
   };
+  StatusOr<std::shared_ptr<const Fd>> OpenToWrite(const File& file, int more_flags);
   PartFiles(std::string directory, const Manifest& manifest, absl::string_view manifest_text)
-      : directory_(std::move(directory)), manifest_(manifest), text_(manifest_text) {}
+      : directory_(std::move(directory)),
+        manifest_(manifest),
+        text_(manifest_text),
+        open_(kMaxOpen) {}
   Status OpenAll();
   void RemoveLeftovers() const;
   Status MakeFolder();
@@ -86,7 +95,9 @@ class PartFiles {
   Fd lock_;
   bool complete_ = false;
   std::optional<Journal> journal_;
-  std::vector<File> files_;
+  std::vector<File> files_;  // `plain` guarded by mutex_
+  OpenFiles open_;
+  std::atomic<bool> direct_ = true;  // this file system can write past the page cache
   std::mutex mutex_;
   std::set<int> unsynced_;  // guarded by mutex_
 };

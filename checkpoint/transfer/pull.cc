@@ -19,6 +19,7 @@
 #include "checkpoint/sha256.h"
 #include "checkpoint/staging.h"
 #include "checkpoint/transfer/choose.h"
+#include "checkpoint/transfer/rate_file.h"
 #include "checkpoint/transfer/session.h"
 
 namespace atl::checkpoint {
@@ -261,7 +262,9 @@ StatusOr<PullResult> Puller::Run() {
   if (!parts_->complete()) {
     ASSIGN_OR_RETURN(std::vector<std::string> hashes, GetHashes());
     Download::Options download;
-    download.rate_cap = options_.rate_cap;
+    download.rate_cap = [file = RateFile(options_.directory, options_.rate_cap)]() mutable {
+      return file.Look();
+    };
     download.stall_seconds = options_.stall_seconds;
     download.progress = options_.progress;
     Download chunks(download, target_, std::move(hashes), parts_.get());

@@ -1,10 +1,12 @@
 #include "checkpoint/transfer/served.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "checkpoint/transfer/journal.h"
 
@@ -13,19 +15,22 @@ namespace {
 
 class File : public wan::ByteSource {
  public:
-  File(std::string path, int64_t bytes) : path_(std::move(path)), bytes_(bytes) {}
+  File(std::string path, int64_t bytes, std::shared_ptr<OpenFiles> files,
+       std::shared_ptr<Hold> hold)
+      : path_(std::move(path)), bytes_(bytes), files_(std::move(files)), hold_(std::move(hold)) {}
+  ~File() override { files_->Forget(this); }
   int64_t size() const override { return bytes_; }
   Status Read(int64_t offset, std::span<uint8_t> out) override {
-    if (!file_.valid()) {
-      ASSIGN_OR_RETURN(file_, OpenFile(path_, O_RDONLY));
-    }
-    return ReadAt(file_, path_, out.data(), static_cast<int64_t>(out.size()), offset);
+    if (hold_ != nullptr) hold_->Touch(Clock::Real()->MonotonicSeconds());
+    ASSIGN_OR_RETURN(const auto file, files_->Get(this, path_, O_RDONLY));
+    return ReadAt(*file, path_, out.data(), static_cast<int64_t>(out.size()), offset);
   }
 
  private:
   const std::string path_;
   const int64_t bytes_;
-  Fd file_;
+  const std::shared_ptr<OpenFiles> files_;
+  const std::shared_ptr<Hold> hold_;
 };
 
 class InMemory : public wan::ByteSource {
@@ -60,8 +65,33 @@ class JournalBits : public wan::ByteSource {
 
 }  // namespace
 
-std::shared_ptr<wan::ByteSource> ServedFile(std::string path, int64_t bytes) {
-  return std::make_shared<File>(std::move(path), bytes);
+void Hold::Touch(double now) {
+  touched_ = now;
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (folder_.valid()) return;
+  if (held_->fetch_add(1) >= most_) {
+    --*held_;
+    return;
+  }
+  StatusOr<Fd> folder = OpenFile(path_, O_RDONLY | O_DIRECTORY);
+  if (folder.ok() && flock(folder->get(), LOCK_SH | LOCK_NB) == 0) {
+    folder_ = *std::move(folder);
+  } else {
+    --*held_;
+  }
+}
+
+void Hold::Release() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!folder_.valid()) return;
+  folder_.Reset();
+  --*held_;
+}
+
+std::shared_ptr<wan::ByteSource> ServedFile(std::string path, int64_t bytes,
+                                            std::shared_ptr<OpenFiles> files,
+                                            std::shared_ptr<Hold> hold) {
+  return std::make_shared<File>(std::move(path), bytes, std::move(files), std::move(hold));
 }
 std::shared_ptr<wan::ByteSource> ServedBytes(std::string bytes) {
   return std::make_shared<InMemory>(std::move(bytes));
