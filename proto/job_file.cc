@@ -15,6 +15,7 @@
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/socket.h"
 #include "proto/lease_terms.h"
 #include "proto/model_presets.h"
 #include "proto/yaml_to_message.h"
@@ -84,6 +85,19 @@ void CheckLeases(const pb::Job& job, std::vector<Finding>* findings) {
   }
 }
 
+void CheckServe(const pb::Job& job, std::vector<Finding>* findings) {
+  const auto check = [findings](const std::string& path, const std::string& listen) {
+    if (listen.empty()) return;
+    const StatusOr<Endpoint> endpoint = Endpoint::Parse(listen);
+    if (!endpoint.ok()) findings->push_back({path, std::string(endpoint.status().message())});
+  };
+  check("checkpoint.serve.listen", job.checkpoint().serve().listen());
+  for (int i = 0; i < job.regions_size(); ++i) {
+    if (job.regions(i).serve() == "none") continue;
+    check(absl::StrCat("regions[", i, "].serve"), job.regions(i).serve());
+  }
+}
+
 void CheckModel(const pb::Job& job, std::vector<Finding>* findings) {
   const auto resolved = ResolveModel(job.model(), kByteVocabulary);
   if (resolved.ok()) return;
@@ -130,6 +144,7 @@ std::vector<Finding> Examine(const pb::Job& job) {
   }
   CheckRegions(job, &findings);
   CheckLeases(job, &findings);
+  CheckServe(job, &findings);
   return findings;
 }
 

@@ -134,7 +134,10 @@ Status RegionWorker::SetUp(const pb::SetUp& command, pb::RegionAnswer* answer) {
   answer->set_dataset_fingerprint(dataset_->fingerprint());
   answer->set_accelerator(device_ < 0 ? "cpu" : absl::StrCat("cuda:", device_));
   answer->set_trainer(trainer_->version());
-  if (control_->rank() == 0) ListCheckpoints(answer);
+  if (control_->rank() == 0) {
+    ListCheckpoints(answer);
+    RETURN_IF_ERROR(GiveCheckpoints());
+  }
   LOG(INFO) << "trainer " << trainer_->version() << " on " << answer->accelerator() << ", "
             << trainer_->parameter_count() << " parameters, " << dataset_->training_samples()
             << " samples an epoch, gateway " << answer->gateway();
@@ -237,6 +240,25 @@ Status RegionWorker::OpenGateway(pb::RegionAnswer* answer) {
     ASSIGN_OR_RETURN(gateway.host, LocalHostTowards(options_.orchestrator));
   }
   answer->set_gateway(gateway.ToString());
+  return OkStatus();
+}
+
+// Where the job file says so. What stands in the way later ends nothing.
+Status RegionWorker::GiveCheckpoints() {
+  const pb::CheckpointServe& serve = job_.checkpoint().serve();
+  std::string listen = serve.listen();
+  for (const pb::Region& region : job_.regions()) {
+    if (region.name() == options_.region && !region.serve().empty()) listen = region.serve();
+  }
+  giver_.reset();
+  if (listen.empty() || listen == "none") return OkStatus();
+  CheckpointGiver::Options options;
+  options.directory = CheckpointDirectory(options_.region);
+  ASSIGN_OR_RETURN(options.listen, Endpoint::Parse(listen));
+  options.key_file = serve.key_file();
+  options.rate_cap = static_cast<double>(serve.rate_cap()) / 8;
+  options.busy = [this] { return phases_.present() == Phase::kWan; };
+  giver_ = std::make_unique<CheckpointGiver>(std::move(options));
   return OkStatus();
 }
 

@@ -31,6 +31,7 @@
 #include "worker/data/dataset.h"
 #include "worker/inner/buckets.h"
 #include "worker/region/activity.h"
+#include "worker/region/checkpoint_giver.h"
 #include "worker/region/lane_joiner.h"
 #include "worker/region/mending.h"
 #include "worker/region/pushing.h"
@@ -115,6 +116,7 @@ class RegionWorker {
   Status ShareVectors();
   Status OpenGateway(pb::RegionAnswer* answer);
   void ListCheckpoints(pb::RegionAnswer* answer);
+  Status GiveCheckpoints();
 
   Status EnterView(const pb::View& view, pb::RegionAnswer* answer);
   Status MakeReplica(int lanes);
@@ -216,6 +218,7 @@ class RegionWorker {
   std::unique_ptr<checkpoint::BackgroundSaver> saver_;
   std::unique_ptr<Pushing> pushing_;  // rank 0, with checkpoint.push_to; else null
   Mending mending_;
+  std::unique_ptr<CheckpointGiver> giver_;  // rank 0, where the job says so
 };
 
 }  // namespace atl
