@@ -90,7 +90,7 @@ TEST(JobFileErrors, AKeyInTheWrongSectionIsFoundInTheRightOne) {
 TEST(JobFileErrors, AKeyLikeNoOtherGetsTheListOfKeys) {
   EXPECT_EQ(RefusalOfLine("checkpoint: {zzzzzzzz: 1}"),
             "job.yaml:2:14: unknown key 'checkpoint.zzzzzzzz'; the keys here are: every, keep, "
-            "keep_every, replicas, inner_state, push_to");
+            "keep_every, replicas, inner_state, push_to, serve");
 }
 
 TEST(JobFileErrors, AKeyGivenTwiceIsRefused) {
@@ -184,12 +184,12 @@ TEST(JobFileErrors, AValueOfTheWrongShapeIsRefused) {
       "a section");
   EXPECT_EQ(RefusalOfLine("checkpoint: 5"),
             "job.yaml:2:13: checkpoint: expected a section with keys (every, keep, keep_every, "
-            "replicas, inner_state, push_to); found '5'");
+            "replicas, inner_state, push_to, serve); found '5'");
   EXPECT_EQ(RefusalOfLine("name:"), "job.yaml:2:1: name: expected a text; found nothing");
   EXPECT_EQ(RefusalOfLine("regions: johor"),
             "job.yaml:2:10: regions: expected a list such as [a, b]; found 'johor'");
   EXPECT_EQ(RefusalOfLine("regions: [[a]]"),
-            "job.yaml:2:11: regions[0]: expected keys (name, lease); found a list");
+            "job.yaml:2:11: regions[0]: expected keys (name, lease, serve); found a list");
   EXPECT_EQ(RefusalOfLine("regions: [{nmae: a}]"),
             "job.yaml:2:12: unknown key 'regions[0].nmae'; did you mean 'regions[0].name'?");
 }
@@ -225,7 +225,7 @@ TEST(JobFileErrors, AnOverrideIsQuotedInItsError) {
   EXPECT_EQ(refusal("=5"), "--set =5: expected KEY=VALUE, such as train.rounds=12");
   EXPECT_EQ(refusal("checkpoint=5"),
             "--set checkpoint=5: 'checkpoint' is a section; set one of its keys: every, keep, "
-            "keep_every, replicas, inner_state, push_to");
+            "keep_every, replicas, inner_state, push_to, serve");
   EXPECT_EQ(refusal("seed.x=5"), "--set seed.x=5: 'seed' is a value and has no keys");
   EXPECT_EQ(refusal("regions=a,b"),
             "--set regions=a,b: 'regions' is a list; it can be given in the file only");
