@@ -53,6 +53,11 @@ class Scene:
     def inside(self, region, *words):
         return [self.wanlab, "exec", f"--name={self.lab}", region, "--", *words]
 
+    def address(self, region):
+        text = subprocess.run([self.wanlab, "addresses", f"--name={self.lab}"], check=True,
+                              capture_output=True, text=True).stdout
+        return next(line.split()[0] for line in text.splitlines() if line.split()[1] == region)
+
     def start(self, region):
         server = subprocess.Popen(
             self.inside(region, self.atoll, "checkpoint", "serve", self.good,
@@ -70,7 +75,7 @@ class Scene:
     def pull(self, *flags, beside=None, trace=False):
         to = os.path.join(self.root, "to")
         shutil.rmtree(to, ignore_errors=True)
-        addresses = [f"10.64.0.{i + 2}:7450" for i in range(len(self.names))]
+        addresses = [f"{self.address(name)}:7450" for name in self.names]
         log = os.path.join(self.root, "trace")
         counting = ["strace", "-f", "-qq", "-etrace=recvfrom", "-o", log] if trace else []
         before, began = self.received(), time.monotonic()

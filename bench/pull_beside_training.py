@@ -93,7 +93,7 @@ class Bench:
             shutil.rmtree(to, ignore_errors=True)
             process = subprocess.Popen(
                 self.inside("johor", "nice", "-n19", self.atoll, "checkpoint", "pull",
-                            f"10.64.0.2:{port}", to, "--key", self.path("transfer.key"), "--json"),
+                            f"{self.oslo}:{port}", to, "--key", self.path("transfer.key")),
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             while process.poll() is None and not over.wait(0.02):
                 pass
@@ -148,6 +148,10 @@ class Bench:
             self.await_rounds(4)
             with open(self.path("run.out")) as file:
                 self.lab = re.search(r"^lab (\S+) of ", file.read(), re.MULTILINE)[1]
+            addresses = subprocess.run([self.wanlab, "addresses", f"--name={self.lab}"],
+                                       check=True, capture_output=True, text=True).stdout
+            self.oslo = next(line.split()[0] for line in addresses.splitlines()
+                             if line.split()[1] == "oslo")
             time.sleep(self.options.warm_up)
             print(f"{'':8s} {'rounds/s':>9s} {'beside':>9s} {'slower':>7s} {'wan s':>6s} "
                   f"{'beside':>6s} {'Mbit/s':>7s} {'beside':>7s}   of oslo's line")
