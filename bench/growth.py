@@ -129,8 +129,9 @@ def main():
     options = parser.parse_args()
     atoll = os.path.join(options.build, "bin", "atoll")
     base = tempfile.mkdtemp(prefix="atoll-growth-")
-    start = (datetime.datetime.now(datetime.timezone.utc) +
-             datetime.timedelta(seconds=options.seconds + options.start)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    start = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(
+        seconds=options.seconds + options.start)
+    start = start.strftime("%Y-%m-%dT%H:%M:%SZ")
     with open(os.path.join(base, "job.yaml"), "w") as file:
         file.write(JOB % (os.path.abspath(options.tokens), start, start))
     run = Run(options, base)
