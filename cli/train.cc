@@ -63,6 +63,13 @@ CommandSpec Spec() {
        .placeholder = "auto|never|PATH",
        .help = "auto: from the newest complete checkpoint in the run directory, else fresh; never: "
                "fresh, what is there is set aside; PATH: from that checkpoint"},
+      {.name = "encryption_key",
+       .placeholder = "FILE",
+       .help =
+           "encrypt checkpoints with the key in this file (`atoll checkpoint keygen` makes one)"},
+      {.name = "encryption_key_command",
+       .placeholder = "COMMAND",
+       .help = "the same, with the key that this shell command prints"},
       SetFlag(),
       JsonFlag(),
   };

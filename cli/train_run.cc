@@ -71,7 +71,7 @@ std::vector<std::string> MpirunWords(const TrainSetup& setup, const std::string&
                                      const std::string& address, const std::string& log_dir,
                                      const std::string& temporary) {
   const std::string workers = absl::StrCat(setup.workers);
-  return {
+  std::vector<std::string> words = {
       setup.mpirun_program,
       "-n",
       workers,
@@ -116,6 +116,8 @@ std::vector<std::string> MpirunWords(const TrainSetup& setup, const std::string&
       absl::StrCat("--wan_listen=", setup.PlaceOf(region).host, ":0"),
       absl::StrCat("--log_dir=", log_dir),
   };
+  words.insert(words.end(), setup.worker_words.begin(), setup.worker_words.end());
+  return words;
 }
 
 }  // namespace

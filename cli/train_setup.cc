@@ -287,6 +287,14 @@ StatusOr<TrainSetup> PrepareTraining(const ParsedFlags& flags, Output* output, c
   ASSIGN_OR_RETURN(setup.job, LoadTrainJob(flags, stage));
   setup.workers = static_cast<int>(flags.Count("workers"));
   setup.restarts = flags.Count("restart");
+  if (flags.Has("encryption_key")) {
+    setup.worker_words.push_back(
+        absl::StrCat("--encryption_key=", fs::absolute(flags.Text("encryption_key")).string()));
+  }
+  if (flags.Has("encryption_key_command")) {
+    setup.worker_words.push_back(
+        absl::StrCat("--encryption_key_command=", flags.Text("encryption_key_command")));
+  }
   RETURN_IF_ERROR(FindPrograms(&setup));
 
   const std::string run_dir = flags.Has("run_dir")

@@ -53,7 +53,8 @@ struct TrainSetup {
   std::string orchestrator_program;
   std::string worker_program;
   std::string mpirun_program;
-  bool already_done = false;  // nothing is left to train
+  std::vector<std::string> worker_words;  // more that atoll-worker is told
+  bool already_done = false;              // nothing is left to train
   Stage stage;
   OrchestratorStore store;
 

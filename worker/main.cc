@@ -102,6 +102,10 @@ CommandSpec Spec() {
   flag("wan_advertise", FlagKind::kText, "HOST",
        "host that other regions dial, where that differs from wan_listen");
   flag("data_tokens", FlagKind::kText, "FILE", "this site's copy of the job's data.tokens");
+  flag("encryption_key", FlagKind::kText, "FILE",
+       "encrypt checkpoints with the key in this file; the same key in all regions");
+  flag("encryption_key_command", FlagKind::kText, "COMMAND",
+       "the same, with the key that this shell command prints");
   flag("trainer", FlagKind::kText, "MODULE.so", "trainer module; else the libtorch one");
   flag("log_dir", FlagKind::kText, "DIR",
        "append stderr to DIR/rank-R.log, leave last words there");
@@ -131,6 +135,11 @@ StatusOr<RegionWorkerOptions> WorkerOptions(const ParsedFlags& flags) {
   options.wan_advertise = flags.Text("wan_advertise");
   options.trainer_module = flags.Text("trainer");
   options.data_tokens = flags.Text("data_tokens");
+  options.encryption_key = flags.Text("encryption_key");
+  options.encryption_key_command = flags.Text("encryption_key_command");
+  if (!options.encryption_key.empty() && !options.encryption_key_command.empty()) {
+    return UsageError("give --encryption_key or --encryption_key_command, not both");
+  }
   options.local_rank = RankFromEnvironment("OMPI_COMM_WORLD_LOCAL_RANK");
   options.stop_requested = [] { return StopSignal() != nullptr; };
   absl::string_view address = flags.Text("orchestrator");

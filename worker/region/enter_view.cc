@@ -106,6 +106,16 @@ Status RegionWorker::EnterView(const pb::View& view, pb::RegionAnswer* answer) {
   return ServeState();
 }
 
+// With the job's key; a start in the clear only where the job names it.
+StatusOr<std::unique_ptr<checkpoint::Checkpoint>> RegionWorker::OpenToLoad(
+    const std::string& path) const {
+  if (key_ != nullptr && path == job_.resume()) {
+    ASSIGN_OR_RETURN(auto opened, checkpoint::Checkpoint::Open(path));
+    if (opened->key_id().empty()) return opened;
+  }
+  return checkpoint::Checkpoint::Open(path, key_.get());
+}
+
 // All ranks come to the same answer.
 Status RegionWorker::KeepState(const pb::View& view) {
   if (replica_ == nullptr || !has_state_ || state_round_ != view.first_round() - 1 ||
@@ -118,7 +128,7 @@ Status RegionWorker::KeepState(const pb::View& view) {
 Status RegionWorker::Load(const pb::View& view) {
   Doing(absl::StrCat("loading ", view.checkpoint()));
   Status status = [&]() -> Status {
-    ASSIGN_OR_RETURN(const auto checkpoint, checkpoint::Checkpoint::Open(view.checkpoint()));
+    ASSIGN_OR_RETURN(const auto checkpoint, OpenToLoad(view.checkpoint()));
     if (!IsModel(checkpoint->description().model_yaml, model_)) {
       return UsageError(absl::StrCat(view.checkpoint(),
                                      " is of another model: ", checkpoint->description().model_yaml,

@@ -134,10 +134,11 @@ Status RegionWorker::SetUp(const pb::SetUp& command, pb::RegionAnswer* answer) {
   answer->set_dataset_fingerprint(dataset_->fingerprint());
   answer->set_accelerator(device_ < 0 ? "cpu" : absl::StrCat("cuda:", device_));
   answer->set_trainer(trainer_->version());
-  if (control_->rank() == 0) {
-    ListCheckpoints(answer);
-    RETURN_IF_ERROR(GiveCheckpoints());
-  }
+  const auto look_on_disk = [&]() -> Status {
+    RETURN_IF_ERROR(ListCheckpoints(answer));
+    return GiveCheckpoints();
+  };
+  RETURN_IF_ERROR(AgreeOnSuccess(*control_, control_->rank() == 0 ? look_on_disk() : OkStatus()));
   LOG(INFO) << "trainer " << trainer_->version() << " on " << answer->accelerator() << ", "
             << trainer_->parameter_count() << " parameters, " << dataset_->training_samples()
             << " samples an epoch, gateway " << answer->gateway();
@@ -151,7 +152,22 @@ Status RegionWorker::OpenDataAndTrainer() {
   if (!options_.data_tokens.empty()) data.set_tokens(options_.data_tokens);
   ASSIGN_OR_RETURN(dataset_, Dataset::Open(data, job_.seed()));
   ASSIGN_OR_RETURN(model_, ResolveModel(job_.model(), dataset_->vocab_size()));
+  RETURN_IF_ERROR(TakeKey());
   return MakeTrainer();
+}
+
+// Of encrypted checkpoints.
+Status RegionWorker::TakeKey() {
+  using checkpoint::EncryptionKey;
+  const std::string& file = options_.encryption_key;
+  if (file.empty() && options_.encryption_key_command.empty()) return OkStatus();
+  Doing("taking the key of the checkpoints");
+  auto key = file.empty() ? EncryptionKey::FromCommand(options_.encryption_key_command)
+                          : EncryptionKey::FromFile(file);
+  RETURN_IF_ERROR(key.status());
+  key_ = *std::move(key);
+  LOG(INFO) << "checkpoints are encrypted with the key " << key_->id();
+  return OkStatus();
 }
 
 // The region's sums are of gradients, its gathers of parameters: they lie where all workers of the

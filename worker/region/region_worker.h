@@ -24,6 +24,7 @@
 #include "base/socket.h"
 #include "checkpoint/background_saver.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/encryption.h"
 #include "collectives/communicator.h"
 #include "collectives/lanes.h"
 #include "collectives/wan/engine.h"
@@ -51,7 +52,10 @@ struct RegionWorkerOptions {
   Endpoint orchestrator;
   std::string trainer_module;  // empty: the libtorch module
   std::string data_tokens;     // this site's copy of data.tokens; empty: the job's path
-  int local_rank = 0;          // among the region's workers on this host: which GPU
+  // Where the key of checkpoints is had: a file, or a shell command; both empty: they lie in the
+  // clear. No matter of the job: who gives one does not decide what runs here.
+  std::string encryption_key, encryption_key_command;
+  int local_rank = 0;  // among the region's workers on this host: which GPU
   std::function<bool()> stop_requested;
   // The region's ranks once more, for a thread of its own that writes checkpoints behind training;
   // outlives the worker. Null: saves stop training.
@@ -113,15 +117,19 @@ class RegionWorker {
   Status SetUp(const pb::SetUp& command, pb::RegionAnswer* answer);
   Status OpenDataAndTrainer();
   Status MakeTrainer();
+  Status TakeKey();
   Status ShareVectors();
   Status OpenGateway(pb::RegionAnswer* answer);
-  void ListCheckpoints(pb::RegionAnswer* answer);
+  // An error: there are some of another key than the job's, or without one.
+  Status ListCheckpoints(pb::RegionAnswer* answer);
+  Status CheckKeys(const std::vector<checkpoint::Found>& found) const;
   Status GiveCheckpoints();
 
   Status EnterView(const pb::View& view, pb::RegionAnswer* answer);
   Status MakeReplica(int lanes);
   Status KeepState(const pb::View& view);
   Status Load(const pb::View& view);
+  StatusOr<std::unique_ptr<checkpoint::Checkpoint>> OpenToLoad(const std::string& path) const;
   Status LoadOwnSlices(const checkpoint::Checkpoint& checkpoint);
   Status LoadLaneVectors(const checkpoint::Checkpoint& checkpoint,
                          const std::vector<LaneVector>& vectors);
@@ -190,7 +198,8 @@ class RegionWorker {
   Activity activity_;
 
   pb::Job job_;
-  pb::Model model_;  // resolved
+  pb::Model model_;                                       // resolved
+  std::shared_ptr<const checkpoint::EncryptionKey> key_;  // of checkpoints; null: in the clear
   std::unique_ptr<Dataset> dataset_;
   Buffer parameters_, gradients_;  // the trainer's, where the region shares them
   std::unique_ptr<Trainer> trainer_;

@@ -143,6 +143,7 @@ checkpoint::SaveOptions RegionWorker::SaveOptionsOf(const pb::SaveCheckpoint& co
   options.directory = CheckpointDirectory(options_.region);
   options.keep = static_cast<int>(job_.checkpoint().keep());
   options.keep_every = job_.checkpoint().keep_every();
+  options.key = key_;
   options.tensors = TensorSpecs();
   options.description.round = command.round();
   options.description.digest = command.digest();
@@ -313,9 +314,29 @@ std::vector<pb::SaveEnded> RegionWorker::TakeEndedSaves() {
   return std::exchange(ended_saves_, {});
 }
 
-void RegionWorker::ListCheckpoints(pb::RegionAnswer* answer) {
+// A wrong key must not look like a run without checkpoints, which would begin anew; nor may one in
+// the clear, that anybody could have written, be taken for the run's own.
+Status RegionWorker::CheckKeys(const std::vector<checkpoint::Found>& found) const {
+  for (const checkpoint::Found& each : found) {
+    if (each.key_id == (key_ == nullptr ? "" : key_->id())) continue;
+    if (each.key_id.empty()) {
+      return UsageError(absl::StrCat(
+          each.path,
+          " is not encrypted, and a key was given (--encryption_key). To go on from it, "
+          "name it (--resume=PATH) and give the run another directory"));
+    }
+    return UsageError(absl::StrCat(each.path, " is encrypted with the key ", each.key_id, ", and ",
+                                   key_ == nullptr
+                                       ? "no key was given (--encryption_key)"
+                                       : absl::StrCat("the one given is ", key_->id())));
+  }
+  return OkStatus();
+}
+
+Status RegionWorker::ListCheckpoints(pb::RegionAnswer* answer) {
   namespace fs = std::filesystem;
   std::vector<std::string> ignored;
+  Status keys;
   const auto add = [&](const checkpoint::Found& found) {
     pb::CheckpointOnDisk* on_disk = answer->add_checkpoints();
     on_disk->set_round(found.description.round);
@@ -331,7 +352,18 @@ void RegionWorker::ListCheckpoints(pb::RegionAnswer* answer) {
     on_disk->set_inner_steps(found.description.inner_steps);
   };
   const auto add_all = [&](const std::string& directory) {
-    for (const checkpoint::Found& found : checkpoint::List(directory, &ignored)) add(found);
+    const std::vector<checkpoint::Found> all = checkpoint::List(directory, &ignored);
+    if (keys.ok() && job_.resume() != "never") keys = CheckKeys(all);
+    for (const checkpoint::Found& found : all) {
+      const Status opened = key_ == nullptr
+                                ? OkStatus()
+                                : checkpoint::Checkpoint::Open(found.path, key_.get()).status();
+      if (opened.ok()) {
+        add(found);
+      } else {
+        ignored.push_back(std::string(opened.message()));
+      }
+    }
   };
   // A run directory: our own checkpoints first, then those of regions that share this disk.
   const auto add_run = [&](const std::string& run_dir) {
@@ -350,7 +382,7 @@ void RegionWorker::ListCheckpoints(pb::RegionAnswer* answer) {
   if (job_.resume() == "auto" || job_.resume() == "never") {
     add_run(fs::path(CheckpointDirectory(options_.region)).parent_path().parent_path().string());
   } else if (fs::exists(absl::StrCat(job_.resume(), "/MANIFEST.json"))) {
-    auto opened = checkpoint::Checkpoint::Open(job_.resume());
+    auto opened = OpenToLoad(job_.resume());
     if (opened.ok()) {
       add({job_.resume(), (*opened)->description(), (*opened)->key_id()});
     } else {
@@ -370,6 +402,7 @@ void RegionWorker::ListCheckpoints(pb::RegionAnswer* answer) {
   for (const std::string& line : ignored) absl::StrAppend(&text, text.empty() ? "" : "; ", line);
   if (!text.empty()) LOG(WARNING) << "checkpoints that can't be used: " << text;
   answer->set_ignored_checkpoints(text);
+  return keys;
 }
 
 }  // namespace atl
