@@ -1,15 +1,19 @@
 #include "checkpoint/inspect.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <set>
 #include <system_error>
+#include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/mutex.h"
 #include "base/random.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/chunks.h"
@@ -44,6 +48,7 @@ class Walk {
       hashed[i] = ReadHashes(i);
     }
     Draw(hashed);
+    CheckChunks();
     for (size_t i = 0; i < files.size(); ++i) {
       hashed[i] ? CheckFile(i) : CheckWithoutHashes(i);
     }
@@ -124,33 +129,70 @@ class Walk {
   }
 
   void Checked(int64_t bytes) {
+    MutexLock lock(&mutex_);
     ++result_.chunks_checked;
     result_.bytes_checked += bytes;
     if (options_.progress) options_.progress(result_.bytes_checked, bytes_total_);
   }
 
-  void CheckFile(size_t index) {
+  // What is wrong with one chunk that was drawn; nothing where its file as a whole is not there.
+  std::optional<Damage> CheckChunk(size_t index, int64_t chunk, StatusOr<ChunkReader>* reader) {
     const ManifestFile& file = result_.manifest->files[index];
-    int64_t bytes_there = 0;
-    StatusOr<ChunkReader> reader = OpenListed(file, &bytes_there);
-    if (!reader.ok()) return;
-    for (const int64_t chunk : drawn_[index]) {
-      const Range range = ChunkRange(chunk, file.bytes);
-      Checked(range.size());
-      if (range.end > bytes_there) {
-        Add(DamageKind::kChunk, file.name, chunk,
-            absl::StrCat("bytes ", range.begin, " to ", range.end, " are not all there"));
-        continue;
-      }
-      const StatusOr<absl::string_view> bytes = reader->Read(chunk);
-      if (!bytes.ok()) {
-        Add(DamageKind::kUnreadable, file.name, chunk, bytes.status().message());
-      } else if (Sha256(*bytes) !=
-                 absl::string_view(result_.hashes[index]).substr(chunk * kHashBytes, kHashBytes)) {
-        Add(DamageKind::kChunk, file.name, chunk,
-            absl::StrCat("bytes ", range.begin, " to ", range.end, " do not match their hash"));
-      }
+    const auto damage = [&](DamageKind kind, absl::string_view message) {
+      return Damage{kind, file.name, chunk, std::string(message)};
+    };
+    const Range range = ChunkRange(chunk, file.bytes);
+    const StatusOr<int64_t> bytes_there = FileSize(absl::StrCat(path_, "/", file.name));
+    if (!bytes_there.ok()) return std::nullopt;
+    Checked(range.size());
+    if (range.end > *bytes_there) {
+      return damage(DamageKind::kChunk,
+                    absl::StrCat("bytes ", range.begin, " to ", range.end, " are not all there"));
     }
+    if (!reader->ok()) return damage(DamageKind::kUnreadable, reader->status().message());
+    const StatusOr<absl::string_view> bytes = (*reader)->Read(chunk);
+    if (!bytes.ok()) return damage(DamageKind::kUnreadable, bytes.status().message());
+    const absl::string_view hashes = result_.hashes[index];
+    if (Sha256(*bytes) == hashes.substr(chunk * kHashBytes, kHashBytes)) return std::nullopt;
+    return damage(DamageKind::kChunk, absl::StrCat("bytes ", range.begin, " to ", range.end,
+                                                   " do not match their hash"));
+  }
+
+  // Fills chunk_damages_. Nothing else of the walk changes meanwhile.
+  void CheckChunks() {
+    const std::vector<ManifestFile>& files = result_.manifest->files;
+    std::vector<std::pair<size_t, int64_t>> work;
+    for (size_t i = 0; i < files.size(); ++i) {
+      for (const int64_t chunk : drawn_[i]) work.emplace_back(i, chunk);
+    }
+    std::vector<std::optional<Damage>> found(work.size());
+    std::atomic<size_t> next = 0;
+    const auto run = [&] {
+      StatusOr<ChunkReader> reader = absl::UnknownError("not opened yet");
+      size_t opened = files.size();
+      for (size_t at = next++; at < work.size(); at = next++) {
+        const auto [index, chunk] = work[at];
+        if (std::exchange(opened, index) != index) {
+          reader =
+              ChunkReader::Open(absl::StrCat(path_, "/", files[index].name), files[index].bytes);
+        }
+        found[at] = CheckChunk(index, chunk, &reader);
+      }
+    };
+    std::vector<std::thread> threads;
+    for (int i = 1; i < options_.threads; ++i) threads.emplace_back(run);
+    run();
+    for (std::thread& thread : threads) thread.join();
+    chunk_damages_.resize(files.size());
+    for (size_t at = 0; at < work.size(); ++at) {
+      if (found[at]) chunk_damages_[work[at].first].push_back(*std::move(found[at]));
+    }
+  }
+
+  void CheckFile(size_t index) {
+    int64_t bytes_there = 0;
+    if (!OpenListed(result_.manifest->files[index], &bytes_there).ok()) return;
+    for (Damage& damage : chunk_damages_[index]) result_.damages.push_back(std::move(damage));
   }
 
   void CheckWithoutHashes(size_t index) {
@@ -184,7 +226,9 @@ class Walk {
   const std::string path_;
   const InspectOptions& options_;
   Inspection result_;
-  std::vector<std::vector<int64_t>> drawn_;  // chunks, as manifest->files
+  std::vector<std::vector<int64_t>> drawn_;         // chunks, as manifest->files
+  std::vector<std::vector<Damage>> chunk_damages_;  // of those, as manifest->files
+  Mutex mutex_;                                     // of what Checked() counts
   int64_t bytes_total_ = 0;
 };
 

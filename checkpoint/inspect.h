@@ -5,11 +5,12 @@
 //      nothing else can be judged;
 //   2. every file that it lists is there, with its size, and its file of chunk hashes matches the
 //      file's root;
-//   3. every chunk, or a drawn part of all chunks (a scrub), is read and compared with its hash. A
-//      file whose hashes are damaged is read whole: if the hashes of what it holds give the root,
-//      only the hashes are lost;
+//   3. every chunk, or a drawn part of all chunks (a scrub), is read and compared with its hash, by
+//      several threads that take one chunk after the other; what they find is put in order. A file
+//      whose hashes are damaged is read whole: if the hashes of what it holds give the root, only
+//      the hashes are lost;
 //   4. if nothing was found, Checkpoint::Open must accept it too (headers, sections, tensors).
-// Reads only; safe beside a save. One thread.
+// Reads only; safe beside a save. One thread calls; those that it starts end with the call.
 #pragma once
 
 #include <cstdint>
@@ -54,7 +55,9 @@ struct InspectOptions {
   // With the key of an encrypted checkpoint the manifest's mac and the headers are checked too. May
   // be null.
   const EncryptionKey* key = nullptr;
-  // Told after every chunk. May be empty.
+  // That read and hash; each holds a chunk in memory.
+  int threads = 1;
+  // Told after every chunk, from any of the threads, by one at a time. May be empty.
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;
 };
 

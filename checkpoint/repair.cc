@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/chunks.h"
+#include "checkpoint/encryption.h"
 #include "checkpoint/names.h"
 #include "checkpoint/sha256.h"
 #include "checkpoint/staging.h"
@@ -68,6 +69,7 @@ class Repairing {
   StatusOr<Manifest> ManifestFromSources();
   // The own one with the replicated files that are wanted.
   StatusOr<Manifest> MendedManifest(const Manifest& own);
+  Status FitsEncrypted(const Manifest& own, const Manifest& other) const;
   Status CheckOwnState(const Manifest& manifest) const;
   int64_t OwnHashFiles(const Manifest& manifest) const;
   Status FindDamage();
@@ -181,6 +183,17 @@ StatusOr<Manifest> Repairing::ManifestFromSources() {
                                  ", and no source has one", why_not));
 }
 
+// The files' keys follow from what both manifests say, and nobody without the key said it.
+Status Repairing::FitsEncrypted(const Manifest& own, const Manifest& other) const {
+  if (options_.key == nullptr) {
+    return UsageError("it is encrypted: its manifest can't be written without the key");
+  }
+  RETURN_IF_ERROR(Annotate(options_.key->Check(own), options_.path));
+  RETURN_IF_ERROR(options_.key->Check(other));
+  return own.description.job == other.description.job ? OkStatus()
+                                                      : UsageError("it is another job's");
+}
+
 StatusOr<Manifest> Repairing::MendedManifest(const Manifest& own) {
   const auto is_replicated = [](const ManifestFile& file) {
     return file.file_class == FileClass::kReplicated;
@@ -196,9 +209,8 @@ StatusOr<Manifest> Repairing::MendedManifest(const Manifest& own) {
       manifest = UsageError("it is the checkpoint of another state");
     }
     if (manifest.ok() && (manifest->encryption || own.encryption)) {
-      manifest = UsageError(
-          "it is encrypted: nobody can write its manifest without the key; remove the checkpoint, "
-          "or copy another region's");
+      const Status fits = FitsEncrypted(own, *manifest);
+      if (!fits.ok()) manifest = fits;
     }
     if (!manifest.ok()) {
       absl::StrAppend(&why_not, "; ", source->name(), ": ", manifest.status().message());
@@ -210,6 +222,10 @@ StatusOr<Manifest> Repairing::MendedManifest(const Manifest& own) {
                  is_replicated);
     std::sort(mended.files.begin(), mended.files.end(),
               [](const ManifestFile& a, const ManifestFile& b) { return a.name < b.name; });
+    if (mended.encryption) {
+      mended.encryption->replicated_salt = manifest->encryption->replicated_salt;
+      ASSIGN_OR_RETURN(mended.encryption->mac, options_.key->Mac(mended));
+    }
     // Under all rules of a manifest: it will be written.
     ASSIGN_OR_RETURN(const std::string written, WriteManifest(mended));
     RETURN_IF_ERROR(ParseManifest(written).status());

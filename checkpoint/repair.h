@@ -47,6 +47,9 @@ struct RepairOptions {
   // Hexadecimal; empty: the own manifest's. What the replicated files must be, whatever the own
   // manifest says.
   std::string replicated_root;
+  // Of an encrypted checkpoint: needed where its manifest is written with another's replicated
+  // files. May be null.
+  const EncryptionKey* key = nullptr;
   double lock_seconds = 600;  // to wait for a save that is under way
   // What would be fetched, without writing anything.
   bool dry_run = false;

@@ -82,6 +82,8 @@ StatusOr<RepairResult> RepairOne(const std::string& path, const ParsedFlags& fla
   options.dry_run = flags.Switch("dry_run");
   options.root = flags.Text("root");
   options.replicated_root = flags.Text("replicated_root");
+  ASSIGN_OR_RETURN(const auto encryption_key, EncryptionKeyOf(flags));
+  options.key = encryption_key.get();
   const auto round = checkpoint::RoundOfName(std::filesystem::path(path).filename().string());
   if (!round) {
     return UsageError(
@@ -218,6 +220,8 @@ Verb CheckpointRepairVerb() {
                       .kind = FlagKind::kSwitch,
                       .placeholder = "",
                       .help = "say what could be had from where, change nothing"},
+                     EncryptionKeyFlag(),
+                     EncryptionKeyCommandFlag(),
                      JsonFlag()},
            .min_positional = 1,
            .max_positional = 1},

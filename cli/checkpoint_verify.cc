@@ -1,6 +1,8 @@
 // `atoll checkpoint verify`: reads checkpoints, all of them or a drawn part, and compares every
 // chunk with its hash.
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -67,6 +69,9 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
     FillWithSystemRandom(&inspect.seed, sizeof(inspect.seed));
     inspect.seed >>= 11;
   }
+  inspect.threads = flags.Has("threads")
+                        ? static_cast<int>(flags.Count("threads"))
+                        : static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 8u));
   std::vector<std::string> ignored, paths;
   for (const std::string& argument : flags.positional()) {
     ASSIGN_OR_RETURN(const std::vector<std::string> more,
@@ -126,6 +131,13 @@ Verb CheckpointVerifyVerb() {
                       .placeholder = "N",
                       .help = "draw these chunks again; without it others each time",
                       .max = int64_t{1} << 53},
+                     {.name = "threads",
+                      .kind = FlagKind::kCount,
+                      .placeholder = "N",
+                      .help = "that read and hash; each takes 4 MiB of memory. Without it: as many "
+                              "as there are cores, at most 8",
+                      .min = 1,
+                      .max = 256},
                      EncryptionKeyFlag(),
                      EncryptionKeyCommandFlag(),
                      JsonFlag()},

@@ -189,6 +189,39 @@ TEST(EncryptedCheckpoint, IsVerifiedListedAndRepairedWithoutTheKey) {
   EXPECT_EQ(found[0].description.round, 41);
 }
 
+// A region whose memory was wrong takes the others' state, and keeps its own inner state.
+TEST(EncryptedCheckpoint, IsMendedWithTheOthersStateByWhoHasTheKey) {
+  TemporaryDirectory oslo, johor, right;
+  SaveJob job = JobIn(right);
+  SaveOk(job);
+  job.directory = johor.path();
+  job.region = "johor";
+  const std::string replica = SaveOk(job);
+  job = JobIn(oslo);
+  job.wrong_element = 100;
+  const std::string path = SaveOk(job);
+  const std::string root = RootOf(ManifestOf(replica), /*replicated_only=*/true);
+  ASSERT_NE(RootOf(ManifestOf(path), true), root);
+
+  RepairOptions options;
+  options.path = path;
+  options.replicated_root = root;
+  options.sources.push_back(MakeDirectorySource(replica));
+  const std::string before = ReadFile(path + "/MANIFEST.json").value();
+  const KeyPointer wrong = Key('w');
+  for (const EncryptionKey* key : {static_cast<const EncryptionKey*>(nullptr), wrong.get()}) {
+    options.key = key;
+    EXPECT_EQ(ExitCodeOf(Repair(options).status()), ExitCode::kUsage);
+    EXPECT_EQ(ReadFile(path + "/MANIFEST.json").value(), before);
+  }
+  options.key = job.key.get();
+  const auto repaired = Repair(options);
+  ASSERT_TRUE(repaired.ok()) << repaired.status();
+  EXPECT_TRUE(repaired->repaired);
+  EXPECT_EQ(RootOf(ManifestOf(path), true), root);
+  ExpectHolds(path, job.round, job.tensors, job.prefixes, 2, 4, job.key.get());
+}
+
 TEST(EncryptedCheckpoint, IsRefusedWithoutItsKeyBeforeAnythingIsUsed) {
   TemporaryDirectory directory, plain;
   SaveJob job = JobIn(directory);

@@ -14,6 +14,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "checkpoint/manifest.h"
@@ -420,6 +421,36 @@ TEST_F(Replicas, ASampleReadsItsShareAndFindsDamageWithSomeSeed) {
   }
   EXPECT_GT(found, 2);
   EXPECT_LT(found, 25);
+}
+
+TEST_F(Replicas, AnyNumberOfThreadsFindsTheSameInTheSameOrder) {
+  Flip(InOslo(matrix_), 2 * kChunk + 9);
+  Flip(InOslo(matrix_), 7);
+  Flip(InOslo("optim/exp_avg-00001-of-00002.safetensors"), kChunk + 5);
+  fs::remove(InOslo("optim/exp_avg-00002-of-00002.safetensors"));
+  fs::resize_file(InOslo("model-00002-of-00002.safetensors"), 100);
+  std::vector<std::string> expected;
+  for (const int threads : {1, 2, 3, 16}) {
+    InspectOptions options;
+    options.threads = threads;
+    int64_t told = 0;
+    options.progress = [&](int64_t done, int64_t total) {
+      EXPECT_GT(done, told);
+      EXPECT_LE(done, total);
+      told = done;
+    };
+    const auto inspection = Inspect(Round("oslo"), options);
+    ASSERT_TRUE(inspection.ok());
+    EXPECT_EQ(inspection->bytes_checked, told);
+    std::vector<std::string> found;
+    for (const Damage& damage : inspection->damages) {
+      found.push_back(absl::StrCat(DamageKindName(damage.kind), " ", damage.file, " ", damage.chunk,
+                                   " ", damage.message));
+    }
+    EXPECT_EQ(found.size(), 6u);
+    if (expected.empty()) expected = found;
+    EXPECT_EQ(found, expected) << threads;
+  }
 }
 
 TEST(DrawChunks, IsOfTheRightSizeWithinBoundsAndDependsOnTheSeedAlone) {

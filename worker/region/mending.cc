@@ -269,6 +269,11 @@ void Mending::Run() {
   }
 }
 
+void Mending::SetKey(std::shared_ptr<const checkpoint::EncryptionKey> key) {
+  MutexLock lock(&mutex_);
+  key_ = std::move(key);
+}
+
 pb::CheckpointTended Mending::MendOne(const Job& job) {
   const double start = Clock::Real()->MonotonicSeconds();
   pb::CheckpointTended tended;
@@ -287,6 +292,7 @@ Status Mending::Repair(const Job& job, pb::CheckpointTended* tended) {
   checkpoint::RepairOptions options;
   options.path = job.order.path();
   options.replicated_root = job.order.replicated_root();
+  std::shared_ptr<const checkpoint::EncryptionKey> key;
   std::vector<GivenSource*> sources;
   for (const std::string& region : job.order.sources()) {
     const int member = MemberOf(job.view, region);
@@ -301,7 +307,9 @@ Status Mending::Repair(const Job& job, pb::CheckpointTended* tended) {
     MutexLock lock(&mutex_);
     if (stopping_) return absl::CancelledError("this region ends");
     sources_ = sources;
+    key = key_;
   }
+  options.key = key.get();
   const auto repaired = checkpoint::Repair(options);
   {
     MutexLock lock(&mutex_);

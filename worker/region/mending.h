@@ -25,6 +25,7 @@
 #include "base/range.h"
 #include "base/status.h"
 #include "checkpoint/chunk_source.h"
+#include "checkpoint/encryption.h"
 #include "checkpoint/manifest.h"
 #include "collectives/wan/engine.h"
 #include "proto/control.pb.h"
@@ -88,6 +89,9 @@ class Mending {
   explicit Mending(std::string region) : region_(std::move(region)) {}
   ~Mending();  // ends what is under way
 
+  // Of encrypted checkpoints: without it those can be given, but not mended. Before Mend().
+  void SetKey(std::shared_ptr<const checkpoint::EncryptionKey> key);
+
   // `path`: this region's checkpoint of that round. Errors are logged: others may have it.
   void Give(wan::Engine* engine, const pb::View& view, int64_t round, const std::string& path);
   // `engine` outlives this object.
@@ -110,6 +114,7 @@ class Mending {
 
   const std::string region_;
   Mutex mutex_;
+  std::shared_ptr<const checkpoint::EncryptionKey> key_ ABSL_GUARDED_BY(mutex_);
   CondVar changed_;
   std::deque<Job> jobs_ ABSL_GUARDED_BY(mutex_);
   std::vector<GivenSource*> sources_ ABSL_GUARDED_BY(mutex_);  // of the job under way

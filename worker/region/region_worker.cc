@@ -166,6 +166,7 @@ Status RegionWorker::TakeKey() {
                           : EncryptionKey::FromFile(file);
   RETURN_IF_ERROR(key.status());
   key_ = *std::move(key);
+  mending_.SetKey(key_);
   LOG(INFO) << "checkpoints are encrypted with the key " << key_->id();
   return OkStatus();
 }
