@@ -1,9 +1,11 @@
 // What a save costs training, and what it costs the machine.
 //
 // atoll-bench-save --dir=DIR [--mib=2048] [--workers=1] [--saves=3] [--plain] [--unprepared]
+//                  [--encrypt]
 // So many workers, threads of one process, hold a state of --mib together, each a slice of every 4
 // MiB, and save it behind a training that does nothing meanwhile; the first arena is made ready
-// before, as jobs do in their first round, but with --unprepared. A line a save:
+// before, as jobs do in their first round, but with --unprepared. Half of the state is replicated,
+// which matters with --encrypt. A line a save:
 //   copy     seconds of the slowest worker's memcpy into the arena
 //   stall    seconds that training stands still: agreeing, taking an arena, copying, beginning
 //   save     seconds until it is on the disk;  MB/s of that
@@ -20,12 +22,14 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "checkpoint/background_saver.h"
+#include "checkpoint/encryption.h"
 #include "collectives/inprocess/inprocess.h"
 
 namespace atl::checkpoint {
@@ -41,6 +45,7 @@ struct Settings {
   int64_t saves = 3;
   bool plain = false;
   bool prepare = true;
+  bool encrypt = false;
 };
 
 struct Sample {
@@ -93,6 +98,7 @@ class Bench {
     options.description.job = "bench";
     options.keep = 1;
     if (settings_.plain) options.way = WriteWay::kPlain;
+    if (settings_.encrypt) options.key = EncryptionKey::FromBytes(std::string(32, 'k'));
     for (int64_t at = 0; at < elements_; at += 16 * kBucket) {
       const int64_t end = std::min(at + 16 * kBucket, elements_);
       options.tensors.push_back({absl::StrCat("t", at), {end - at}, {at, end}});
@@ -133,7 +139,8 @@ class Bench {
       SaveOptions options = Options(round);
       const float* data = *arena;
       for (const char* prefix : {"model", "outer/momentum", "optim/exp_avg", "optim/exp_avg_sq"}) {
-        Section section{prefix, SectionClass::kReplicated, {}};
+        const bool regional = absl::StartsWith(prefix, "optim/");
+        Section section{prefix, regional ? SectionClass::kRegional : SectionClass::kReplicated, {}};
         for (const Range& range : own) {
           section.slices.push_back({range, data});
           data += range.size();
@@ -190,15 +197,18 @@ int main(int argc, char** argv) {
     } else if (absl::ConsumePrefix(&word, "--saves=")) {
       ok = absl::SimpleAtoi(word, &settings.saves);
     } else {
-      ok = word == "--plain" || word == "--unprepared";
-      (word == "--plain" ? settings.plain : settings.prepare) = word == "--plain";
+      ok = word == "--plain" || word == "--unprepared" || word == "--encrypt";
+      settings.plain = settings.plain || word == "--plain";
+      settings.prepare = settings.prepare && word != "--unprepared";
+      settings.encrypt = settings.encrypt || word == "--encrypt";
     }
     if (!ok) settings.dir.clear();
   }
   if (settings.dir.empty() || settings.mib < 64 || settings.workers < 1) {
     std::fprintf(
         stderr,
-        "usage: %s --dir=DIR [--mib=2048] [--workers=1] [--saves=3] [--plain] [--unprepared]\n",
+        "usage: %s --dir=DIR [--mib=2048] [--workers=1] [--saves=3] [--plain] [--unprepared] "
+        "[--encrypt]\n",
         argv[0]);
     return 2;
   }
