@@ -74,6 +74,7 @@ bool IsLeftoverName(absl::string_view name) {
 bool IsFileName(absl::string_view name) {
   const std::vector<absl::string_view> parts = absl::StrSplit(name, '/');
   if (!std::all_of(parts.begin(), parts.end(), IsPart)) return false;
+  if (absl::EndsWith(name, kPartSuffix)) return false;
   switch (parts.size()) {
     case 1:
       return name != kManifestName && name != kChunkFolder;

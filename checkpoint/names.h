@@ -25,6 +25,8 @@ inline constexpr char kManifestName[] = "MANIFEST.json";
 inline constexpr char kIndexName[] = "model.safetensors.index.json";
 inline constexpr char kModelPrefix[] = "model";
 inline constexpr char kChunkFolder[] = "chunks";
+// Of files that are being pulled: no file of a checkpoint ends so.
+inline constexpr char kPartSuffix[] = ".part";
 
 std::string RoundName(int64_t round);                              // "round-000041"
 std::string PartialName(int64_t round, const std::string& token);  // ".round-000041.TOKEN.partial"
@@ -40,7 +42,7 @@ bool IsOfTransfers(absl::string_view name);   // .transfer-*, .rate-cap
 bool IsLeftoverName(absl::string_view name);  // partial or removed
 
 // Relative file names that a manifest may hold: `[A-Za-z0-9._-]` in each part, no part begins with
-// a dot, and the folders are our own: none, outer/, optim/, extra/REGION/.
+// a dot, and the folders are our own: none, outer/, optim/, extra/REGION/. None ends with ".part".
 bool IsFileName(absl::string_view name);
 // A section's files are named PREFIX-00001-of-00002.safetensors.
 bool IsSectionPrefix(absl::string_view prefix);

@@ -1,5 +1,6 @@
 // `atoll checkpoint pull`: a checkpoint from other places (checkpoint/transfer/pull.h).
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -128,7 +129,8 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   if (IsS3(words[0])) {
     if (words.size() != 2) return UsageError("give one s3://BUCKET/PREFIX, and DIR");
     return PullFromS3(words[0], WithoutSlash(words[1]),
-                      flags.Has("round") ? flags.Count("round") : 0, flags.Text("root"), output);
+                      flags.Has("round") ? std::optional(flags.Count("round")) : std::nullopt,
+                      flags.Text("root"), output);
   }
   ASSIGN_OR_RETURN(PullOptions options, OptionsOf(flags));
   StatusOr<PullResult> result = absl::UnknownError("it did not run");

@@ -87,17 +87,18 @@ StatusOr<std::unique_ptr<checkpoint::ChunkSource>> S3SourceOf(const std::string&
   return MakeS3Source(settings, RoundOf(place) ? place : place.In(checkpoint::RoundName(round)));
 }
 
-StatusOr<ExitCode> PullFromS3(const std::string& text, const std::string& directory, int64_t round,
-                              const std::string& root, Output& output) {
+StatusOr<ExitCode> PullFromS3(const std::string& text, const std::string& directory,
+                              std::optional<int64_t> round, const std::string& root,
+                              Output& output) {
   ASSIGN_OR_RETURN(const S3Place place, S3Place::Parse(text));
   ASSIGN_OR_RETURN(const S3Settings settings, S3Settings::FromEnvironment(""));
   ASSIGN_OR_RETURN(const std::vector<S3Round> rounds, RoundsOf(settings, place));
   const auto found = std::find_if(rounds.begin(), rounds.end(), [&](const S3Round& one) {
-    return one.complete && (round == 0 || one.round == round);
+    return one.complete && (!round || one.round == *round);
   });
   if (found == rounds.end()) {
     return UsageError(absl::StrCat(text, " holds no complete checkpoint",
-                                   round > 0 ? absl::StrCat(" of round ", round) : std::string(),
+                                   round ? absl::StrCat(" of round ", *round) : std::string(),
                                    " (see `atoll checkpoint ls ", text, "`)"));
   }
   RETURN_IF_ERROR(MakeDirectories(directory));

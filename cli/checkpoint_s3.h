@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/exit_code.h"
@@ -18,8 +19,9 @@ StatusOr<std::unique_ptr<checkpoint::ChunkSource>> S3SourceOf(const std::string&
                                                               int64_t round);
 
 // pull: the newest complete one, or `round` (0: newest), into the directory of checkpoints.
-StatusOr<ExitCode> PullFromS3(const std::string& place, const std::string& directory, int64_t round,
-                              const std::string& root, Output& output);
+StatusOr<ExitCode> PullFromS3(const std::string& place, const std::string& directory,
+                              std::optional<int64_t> round, const std::string& root,
+                              Output& output);
 StatusOr<ExitCode> ListInS3(const std::string& place, Output& output);
 StatusOr<ExitCode> PruneInS3(const std::string& place, int64_t keep, int64_t keep_every,
                              bool dry_run, Output& output);

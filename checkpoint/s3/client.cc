@@ -22,7 +22,11 @@ namespace {
 constexpr int kTries = 5;
 constexpr double kFirstPauseSeconds = 0.5;
 constexpr double kStallSeconds = 30;
-constexpr int kMostPages = 10000;
+constexpr int kMostPages = 1000;
+constexpr size_t kMostEntries = 100'000;
+constexpr int kMostParts = 10'000;  // S3's own limit
+// A request and its answer have so long, and the time that their bytes take at this rate.
+constexpr double kFixedSeconds = 60, kSlowestRate = 64 << 10;
 constexpr char kRootHeader[] = "x-amz-meta-atoll-root";
 
 std::string FirstOf(const std::vector<const char*>& names) {
@@ -140,6 +144,11 @@ StatusOr<S3Settings> S3Settings::FromEnvironment(const std::string& endpoint) {
   settings.endpoint =
       !endpoint.empty() ? endpoint : FirstOf({"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"});
   while (absl::EndsWith(settings.endpoint, "/")) settings.endpoint.pop_back();
+  if (absl::StrContains(settings.endpoint, "@")) {  // not repeated here: it may hold a password
+    return UsageError(
+        "the S3 endpoint holds a user or a password (USER:PASSWORD@HOST): keys come from "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
+  }
   if (!settings.endpoint.empty() && !absl::StartsWith(settings.endpoint, "http://") &&
       !absl::StartsWith(settings.endpoint, "https://")) {
     return UsageError(absl::StrCat("the S3 endpoint ", settings.endpoint,
@@ -224,7 +233,9 @@ StatusOr<HttpResponse> S3Client::Send(const std::string& method, const std::stri
   request.headers = std::move(headers);
   request.body = body;
   request.max_body_bytes = most;
-  request.seconds = 0;
+  // What trickles must end too. All tries together have twice the time of one.
+  const double seconds = kFixedSeconds + static_cast<double>(body.size() + most) / kSlowestRate;
+  const double deadline = Clock::Real()->MonotonicSeconds() + 2 * seconds;
   request.stall_seconds = kStallSeconds;
   request.signing = &settings_.signing;
   const std::string what = absl::StrCat(method, " ", S3Place{bucket_, key}.ToString());
@@ -233,6 +244,9 @@ StatusOr<HttpResponse> S3Client::Send(const std::string& method, const std::stri
     if (attempt > 0) {
       Clock::Real()->SleepFor(absl::Seconds(kFirstPauseSeconds * (1 << (attempt - 1))));
     }
+    const double left = deadline - Clock::Real()->MonotonicSeconds();
+    if (left <= 0) break;
+    request.seconds = std::min(seconds, left);
     StatusOr<HttpResponse> response = http_.Do(request);
     if (response.ok() && response->status >= 200 && response->status < 300) return response;
     last = response.ok() ? ErrorOf(*response, what) : Annotate(response.status(), what);
@@ -283,12 +297,15 @@ StatusOr<S3Client::Listing> S3Client::List(const std::string& prefix, bool folde
       if (absl::EndsWith(folder, "/")) folder.pop_back();
       listing.folders.push_back(std::move(folder));
     }
+    if (listing.keys.size() + listing.folders.size() > kMostEntries) break;
     const std::string next = First(response.body, "NextContinuationToken");
     if (First(response.body, "IsTruncated") != "true" || next.empty()) return listing;
     query["continuation-token"] = next;
   }
-  return absl::ResourceExhaustedError(
-      absl::StrCat("more objects than can be listed in ", S3Place{bucket_, prefix}.ToString()));
+  return absl::ResourceExhaustedError(absl::StrCat("more than ", kMostEntries, " objects in ",
+                                                   S3Place{bucket_, prefix}.ToString(),
+                                                   ": no directory of checkpoints holds so "
+                                                   "many"));
 }
 
 Status S3Client::Delete(const std::string& key) {
@@ -330,7 +347,8 @@ StatusOr<std::map<int, S3Client::Part>> S3Client::ListParts(const std::string& k
       int number = 0;
       Part part;
       if (absl::SimpleAtoi(First(text, "PartNumber"), &number) &&
-          absl::SimpleAtoi(First(text, "Size"), &part.bytes)) {
+          absl::SimpleAtoi(First(text, "Size"), &part.bytes) && number >= 1 &&
+          number <= kMostParts) {
         part.etag = WithoutQuotes(First(text, "ETag"));
         parts[number] = std::move(part);
       }

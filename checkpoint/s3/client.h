@@ -12,7 +12,9 @@
 //
 // What is unavailable (connection broken, 5xx, 429, SlowDown) is tried again, five times in all.
 // Errors: kNotFound: no such object; kUnavailable: still not there (exit code 4); kPermissionDenied
-// (4); others say what the server said. Bounds: an answer that is no object has at most 8 MiB.
+// (4); others say what the server said. Bounds: an answer that is no object has at most 8 MiB, a
+// listing 100,000 entries, a request with all its tries twice 60 s and twice the time that its
+// bytes take at 64 KiB/s.
 // Thread rule: one thread at a time a client.
 #pragma once
 

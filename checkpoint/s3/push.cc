@@ -162,9 +162,17 @@ Status Pusher::PushParts(const File& file) {
     threads.emplace_back([&] { PartThread(file, upload, part_bytes, there); });
   }
   for (std::thread& thread : threads) thread.join();
-  MutexLock lock(&mutex_);
-  RETURN_IF_ERROR(failed_);
-  return client_.CompleteUpload(Key(file.name), upload, sent_);
+  std::map<int, S3Client::Part> sent;
+  {
+    MutexLock lock(&mutex_);
+    RETURN_IF_ERROR(failed_);
+    sent = sent_;
+  }
+  const Status completed = client_.CompleteUpload(Key(file.name), upload, sent);
+  if (completed.ok()) return completed;
+  // The server may have done it and its answer got lost; then the upload is no more.
+  const StatusOr<bool> is_there = IsThere(Key(file.name), file.bytes, file.root);
+  return is_there.ok() && *is_there ? OkStatus() : completed;
 }
 
 Status Pusher::PushHashes(const File& file) {

@@ -126,6 +126,9 @@ TEST(Names, OfFilesStayInsideTheCheckpoint) {
                            "a\n",
                            "caf\xC3\xA9",
                            "MANIFEST.json",
+                           "MANIFEST.part",
+                           "JOURNAL.part",
+                           "outer/x.part",
                            "chunks",
                            "chunks/x.b32",
                            "a:b"}) {

@@ -3,6 +3,8 @@ request's Signature Version 4 as Amazon's documentation tells, from the request 
 wire, so it shares nothing with the client. The real servers are tried by scripts/s3.
 
 POST /_control/cut/N: after N more parts every request is refused (403), until another such POST.
+POST /_control/lose/N: the next N completions are done, but their answers are lost (503).
+POST /_control/endless/1: listings have no end (0: they have one).
 """
 
 import hashlib
@@ -76,6 +78,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path.startswith("/_control/cut/"):
             state.parts_left = int(path.rsplit("/", 1)[1])
             return self.answer(200)
+        if path.startswith("/_control/lose/"):
+            state.lost_answers = int(path.rsplit("/", 1)[1])
+            return self.answer(200)
+        if path.startswith("/_control/endless/"):
+            state.endless = path.endswith("/1")
+            return self.answer(200)
         with state.lock:
             if state.parts_left == 0:
                 return self.refuse(403, "Cut")
@@ -115,6 +123,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.answer(200, "<Error><Code>InvalidPart</Code></Error>")
         state.objects[key] = (b"".join(parts[int(number)] for number, _ in named), root)
         del state.uploads[asked["uploadId"]]
+        if state.lost_answers > 0:
+            state.lost_answers -= 1
+            return self.refuse(503, "ServiceUnavailable")
         return self.answer(200, "<CompleteMultipartUploadResult/>")
 
     def do_get(self, state, key, asked, _):
@@ -153,6 +164,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     @staticmethod
     def listing(state, asked):
         prefix, delimiter = asked["prefix"], asked.get("delimiter")
+        if state.endless:
+            text = "<Contents><Key>x</Key></Contents>" * 30000
+            return (f"<R><IsTruncated>true</IsTruncated><NextContinuationToken>x"
+                    f"</NextContinuationToken>{text}</R>")
         entries = set()
         for name in state.objects:
             if name.startswith(prefix):
@@ -183,6 +198,8 @@ class State:
         self.objects = {}
         self.uploads = {}
         self.parts_left = -1  # below 0: no cut
+        self.lost_answers = 0
+        self.endless = False
 
 
 def start():

@@ -78,12 +78,13 @@ class S3 : public testing::Test {
     options.sources.push_back(MakeS3Source(settings_, place_.In("round-000041")));
     return Repair(options);
   }
-  // Of one's own, not of the server's: nothing is sent any more after so many parts; -1: heals.
-  void Cut(int parts) {
+  // Of the tests' own server: nothing is sent any more after so many parts; -1: heals.
+  void Cut(int parts) { Control("cut", parts); }
+  void Control(const std::string& what, int number) {
     HttpClient http({});
     HttpRequest request;
     request.method = "POST";
-    request.url = absl::StrCat(settings_.endpoint, "/_control/cut/", parts);
+    request.url = absl::StrCat(settings_.endpoint, "/_control/", what, "/", number);
     const auto response = http.Do(request);
     ASSERT_TRUE(response.ok() && response->status == 200);
   }
@@ -140,6 +141,29 @@ TEST_F(S3, APushThatWasCutShortIsNoCheckpointAndIsGoneOnWith) {
   EXPECT_EQ(pushed->bytes_there, 2 * kChunkBytes) << "two parts were there";
   EXPECT_TRUE(Pull("other")->whole());
   EXPECT_EQ(Contents(Path()), Contents(Path("other")));
+}
+
+TEST_F(S3, ACompletionWhoseAnswerGotLostIsNoFailure) {
+  if (!GetEnv("ATOLL_S3_FULL")) GTEST_SKIP() << "this server loses no answers";
+  Control("lose", 1);
+  const auto pushed = Push(Path());
+  ASSERT_TRUE(pushed.ok()) << pushed.status();
+  EXPECT_TRUE(Pull("other")->whole());
+  EXPECT_EQ(Contents(Path()), Contents(Path("other")));
+}
+
+TEST_F(S3, AListingWithoutAnEndEnds) {
+  if (!GetEnv("ATOLL_S3_FULL")) GTEST_SKIP() << "this server's listings have an end";
+  Control("endless", 1);
+  EXPECT_TRUE(absl::IsResourceExhausted(ListS3Rounds(settings_, place_).status()));
+  Control("endless", 0);
+  EXPECT_TRUE(ListS3Rounds(settings_, place_).ok());
+}
+
+TEST_F(S3, AnEndpointWithAPasswordIsRefusedAndNotRepeated) {
+  const auto settings = S3Settings::FromEnvironment("https://me:hidden@store.example");
+  EXPECT_EQ(ExitCodeOf(settings.status()), ExitCode::kUsage);
+  EXPECT_THAT(std::string(settings.status().message()), Not(HasSubstr("hidden")));
 }
 
 TEST_F(S3, AnUnfinishedUploadOfOtherContentsDoesNotGetIn) {

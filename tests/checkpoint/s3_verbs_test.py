@@ -54,6 +54,7 @@ class S3Verbs(unittest.TestCase):
         self.assertEqual(self.run_verb(0, "pull", PLACE, there)["round"], 9)
         self.run_verb(0, "pull", PLACE, there, "--round=7")
         self.run_verb(2, "pull", PLACE, there, "--round=6")
+        self.run_verb(2, "pull", PLACE, there, "--round=0")
         # What is there of that round and is another one stays.
         other = os.path.join(self.directory.name, "other")
         shutil.copytree(f"{self.here}/round-000008", f"{other}/round-000009")

@@ -162,6 +162,26 @@ TEST_F(EtcdLogTest, AnImageTakesThePlaceOfTheStepsInIt) {
   EXPECT_EQ(EtcdClient(Place()).Range("/atoll/job/", "/atoll/job0", 100)->size(), 4 + 2 + 1);
 }
 
+TEST_F(EtcdLogTest, AnImageThatIsTooLongIsNotMadeAndTheStepsStay) {
+  Start();
+  options_.piece_bytes = 1000;
+  options_.image_bytes = 2000;
+  int64_t number = 0;
+  {
+    const auto log = Open();
+    ASSERT_TRUE(log.ok()) << log.status();
+    while (!(*log)->WantsImage()) ASSERT_TRUE((*log)->Append({Event(++number)}).ok());
+    ASSERT_TRUE((*log)->WriteImage(std::string(5'000'000, 'i')).ok());
+    EXPECT_FALSE((*log)->WantsImage());
+    ASSERT_TRUE((*log)->Append({Event(++number)}).ok());
+    EXPECT_FALSE((*log)->WantsImage());
+  }
+  const auto log = Open();
+  ASSERT_TRUE(log.ok()) << log.status();
+  EXPECT_FALSE((*log)->ReadImage()->has_value());
+  EXPECT_EQ(static_cast<int64_t>(Steps(**log).size()), number);
+}
+
 TEST_F(EtcdLogTest, WhatIsInEtcdIsSealedAndBoundToItsPlace) {
   Start();
   {
@@ -202,6 +222,12 @@ TEST_F(EtcdLogTest, WhileOneLeadsAnotherIsRefusedOrWaits) {
   EXPECT_THAT(std::string(second.status().message()), HasSubstr("on test (pid 7)"));
   cancelled_ = true;
   EXPECT_TRUE(absl::IsCancelled(Open(/*wait=*/true).status()));
+  cancelled_ = false;
+  // Who leads may have written what is no such description.
+  ASSERT_TRUE(EtcdClient(Place())
+                  .Txn({}, {EtcdOperation::Put("/atoll/job/leader", R"({"host":5,"pid":"x"})")}, {})
+                  .ok());
+  EXPECT_THAT(std::string(Open().status().message()), HasSubstr("another orchestrator leads"));
   EXPECT_EQ((*log)->standing(), Standing::kLeading) << "its lease was kept alive meanwhile";
 }
 

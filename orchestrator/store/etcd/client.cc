@@ -26,7 +26,7 @@ constexpr int kNotFoundCode = 5, kExhaustedCode = 8, kUnavailableCode = 14, kDea
 std::string Base64(const std::string& bytes) { return absl::Base64Escape(bytes); }
 
 int64_t Number(const Json& json, const char* member) {
-  const auto found = json.find(member);
+  const auto found = json.find(member);  // of what is no object: the end
   if (found == json.end()) return 0;
   if (found->is_number_integer()) return found->get<int64_t>();
   int64_t value = 0;
@@ -92,7 +92,8 @@ Status ErrorOf(const std::string& endpoint, int status, const std::string& body)
     code = Number(json, "code");
   } else if (json.is_object() && json.contains("error") && json["error"].is_object()) {
     // Streams (keepalive) say it one level down.
-    text = json["error"].value("message", text);
+    const auto message = json["error"].find("message");
+    if (message != json["error"].end() && message->is_string()) text = *message;
     code = Number(json["error"], "grpc_code");
   }
   const std::string what = absl::StrCat("etcd at ", endpoint, ": ", text);

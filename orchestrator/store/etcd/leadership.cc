@@ -23,9 +23,13 @@ double Now() { return Clock::Real()->MonotonicSeconds(); }
 
 std::string WhoLeads(const std::string& description) {
   const auto json = nlohmann::json::parse(description, nullptr, false);
-  if (!json.is_object()) return "another orchestrator";
-  return absl::StrCat("the orchestrator on ", json.value("host", "?"), " (pid ",
-                      json.value("pid", 0), ")");
+  const auto host = json.find("host"), pid = json.find("pid");
+  if (!json.is_object() || host == json.end() || !host->is_string() || pid == json.end() ||
+      !pid->is_number_integer()) {
+    return "another orchestrator";
+  }
+  return absl::StrCat("the orchestrator on ", host->get_ref<const std::string&>(), " (pid ",
+                      pid->get<int64_t>(), ")");
 }
 
 // One try to lead. `comparisons`: what must hold beside that nobody does.

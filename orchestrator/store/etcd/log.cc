@@ -20,6 +20,7 @@ constexpr char kWhole = 'W';
 constexpr char kInPieces = 'P';
 constexpr int kStepsAPage = 64;
 constexpr int64_t kMaxPieces = 4096;
+constexpr int64_t kMaxImageBytes = 1000 << 20;  // below what can be sealed as a whole
 // Before somebody else says how long to wait.
 constexpr double kPatienceSeconds = 15;
 
@@ -229,12 +230,19 @@ bool EtcdLog::WantsImage() const {
 }
 
 Status EtcdLog::WriteImage(const std::string& image) {
+  const auto image_bytes = static_cast<int64_t>(image.size());
+  if (image_bytes > kMaxImageBytes ||
+      image_bytes / static_cast<int64_t>(options_.piece_bytes) >= kMaxPieces) {
+    // The steps stay, and say everything; the next look at it is when there are twice as many.
+    LOG(WARNING) << "the job's history, " << image_bytes
+                 << " bytes, is too long for one image in etcd: every step stays there, and a "
+                 << "standby takes longer to read them";
+    image_size_ = std::max(image_size_, steps_bytes_);
+    return OkStatus();
+  }
   const std::string folder = Key("image", next_);
   const std::string sealed = sealer_.Seal(folder, image);
   const std::vector<std::string> pieces = Cut(sealed);
-  if (static_cast<int64_t>(pieces.size()) > kMaxPieces) {
-    return absl::ResourceExhaustedError("the store's image is too long for etcd");
-  }
   for (size_t piece = 0; piece < pieces.size(); ++piece) {
     RETURN_IF_ERROR(Persist(
         [&] { return PutAsLeader(absl::StrFormat("%s/%08x", folder, piece), pieces[piece]); }));
