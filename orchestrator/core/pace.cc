@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -20,14 +21,25 @@ constexpr double kTolerance = 0.25;
 void Pace::Add(double seconds, int64_t samples) {
   if (!std::isfinite(seconds) || seconds <= 0 || samples < 1) return;
   newest_.push_back(seconds / static_cast<double>(samples));
-  if (newest_.size() > kRounds) newest_.pop_front();
+  if (std::ssize(newest_) > rounds_) newest_.pop_front();
+  ++since_change_;
+}
+
+void Pace::Changed(bool lowered) {
+  if (lowered_.has_value()) {
+    rounds_ =
+        lowered == *lowered_ ? std::max(kRounds, rounds_ / 2) : std::min(kMostRounds, rounds_ * 2);
+  }
+  lowered_ = lowered;
+  since_change_ = 0;
 }
 
 std::optional<double> Pace::SecondsPerSample() const {
-  if (newest_.size() < kRounds) return std::nullopt;
+  if (std::ssize(newest_) < kRounds) return std::nullopt;
   std::vector<double> sorted(newest_.begin(), newest_.end());
-  std::nth_element(sorted.begin(), sorted.begin() + kRounds / 2, sorted.end());
-  return sorted[kRounds / 2];
+  const auto middle = sorted.begin() + std::ssize(sorted) / 2;
+  std::nth_element(sorted.begin(), middle, sorted.end());
+  return *middle;
 }
 
 std::vector<int64_t> EvenSteps(int64_t most, const std::vector<MemberPace>& members) {
@@ -76,8 +88,9 @@ void Core::EvenOutSteps() {
   const std::vector<int64_t> steps = EvenSteps(most, paces);
   bool changed = false;
   for (size_t i = 0; i < entries.size(); ++i) {
-    if (steps[i] == paces[i].steps) continue;
+    if (steps[i] == paces[i].steps || !entries[i]->pace.MayChange()) continue;
     changed = true;
+    entries[i]->pace.Changed(steps[i] < paces[i].steps);
     entries[i]->inner_steps = steps[i] == most ? 0 : steps[i];
     const std::string& name = entries[i]->name();
     Event(steps[i] < paces[i].steps ? "steps_lowered" : "steps_raised", name, ledger_->next_round(),

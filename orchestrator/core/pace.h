@@ -6,6 +6,9 @@
 // 2. The region that is fastest takes all inner steps of the job. One whose steps would end later
 //    or earlier than the fastest's by more than kTolerance takes as many as fit that time: at
 //    least one, at most the job's. The others keep what they have.
+// 3. A change back says that what was measured was chance: until the next one it takes twice as
+//    many rounds, kMostRounds at most; a change the same way again, half as many. Else regions of
+//    nearly the same speed would go to and fro, at the cost of a view each time.
 // Pure values; one thread.
 #pragma once
 
@@ -18,15 +21,22 @@ namespace atl {
 
 class Pace {
  public:
-  static constexpr size_t kRounds = 3;
+  static constexpr int64_t kRounds = 3;
+  static constexpr int64_t kMostRounds = 48;
   // Nothing if these are no numbers that a round could have.
   void Add(double seconds, int64_t samples);
   void Clear() { newest_.clear(); }
-  // Median of the newest kRounds; none yet: nothing.
+  // Median of the newest ones since Clear, kRounds at least; none yet: nothing.
   std::optional<double> SecondsPerSample() const;
+  // Enough rounds have passed since the region's steps were changed.
+  bool MayChange() const { return since_change_ >= rounds_; }
+  void Changed(bool lowered);
 
  private:
-  std::deque<double> newest_;
+  std::deque<double> newest_;  // seconds a sample; rounds_ of them at most
+  int64_t rounds_ = kRounds;
+  int64_t since_change_ = 0;
+  std::optional<bool> lowered_;  // the last change
 };
 
 struct MemberPace {

@@ -49,7 +49,7 @@ void RegionEntry::Begin(const pb::Hello& hello, double now) {
   clock_offset.reset();
   lease_told = short_told = clock_told = notice_told = false;
   last_round = 0;
-  pace.Clear();
+  pace = Pace();
   inner_steps = 0;
   not_before = holds_since = 0;
 }

@@ -122,6 +122,33 @@ TEST_F(CorePace, AfterTheEdgeTheLedgerGivesItFewerSamplesAndItGetsThemBack) {
   EXPECT_THAT(Rounds(3, 1), HasSubstr("event steps_raised: region b is to take 12 inner steps"));
 }
 
+TEST_F(CorePace, WhoseStepsGoToAndFroIsMeasuredForLonger) {
+  EXPECT_THAT(Rounds(3, 3), HasSubstr("steps_lowered"));
+  Rounds(1, 3, 2);
+  EXPECT_THAT(Rounds(2, 1), HasSubstr("steps_raised")) << "two of three";
+  Rounds(1, 1, 3);
+  EXPECT_THAT(Rounds(4, 3), Not(HasSubstr("steps_"))) << "five rounds since then";
+  EXPECT_THAT(Rounds(1, 3), HasSubstr("steps_lowered"));
+}
+
+TEST(Pace, AChangeBackDoublesTheRoundsUntilTheNextOne) {
+  Pace pace;
+  const auto rounds_until_change = [&](bool lowered) {
+    int rounds = 0;
+    for (; !pace.MayChange(); ++rounds) pace.Add(1, 1);
+    pace.Changed(lowered);
+    return rounds;
+  };
+  EXPECT_EQ(rounds_until_change(true), 3);
+  EXPECT_EQ(rounds_until_change(true), 3);
+  EXPECT_EQ(rounds_until_change(false), 3);
+  EXPECT_EQ(rounds_until_change(true), 6);
+  EXPECT_EQ(rounds_until_change(true), 12);
+  EXPECT_EQ(rounds_until_change(true), 6);
+  for (int i = 0; i < 20; ++i) rounds_until_change(i % 2 == 0);
+  EXPECT_EQ(rounds_until_change(true), Pace::kMostRounds);
+}
+
 TEST_F(CorePaceWait, OthersWaitIfTheJobSaysSo) {
   EXPECT_THAT(Rounds(10, 5), Not(HasSubstr("steps_")));
 }
