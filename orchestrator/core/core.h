@@ -114,7 +114,8 @@ class Core {
     std::set<std::string> left_out;
     std::map<std::string, pb::Fenced> answers;
     double began = 0;
-    double asked = 0;  // Fence went out last
+    double asked = 0;                  // Fence went out last
+    std::vector<std::string> leavers;  // because of whom it is
   };
   struct Suspicion {
     bool gone = false;
@@ -247,6 +248,7 @@ class Core {
   std::vector<Ledger::Entry> CarriedEntries(pb::View* view,
                                             const std::map<std::string, Ledger::Entry>& held) const;
   // Who has left already and whose newest round others hold too.
+  bool AwaitsLeaver() const;
   void ReleaseNotNeeded();
   // Nobody else holds the state: it is not given up for silence alone, but for a long one.
   bool IsLastHolder(const std::string& region) const;

@@ -5,7 +5,8 @@
 // 2. AskFenced              Fence to all others, repeated until they answer
 // 3. OnFenced               where each stands; nothing is committed there any more
 // 4. DecideFence            all have answered: the newest round m that anybody committed; who lacks
-//                           it takes it; samples of round m+1 stay with those that had them
+//                           it takes it; samples of round m+1 stay with those that had them. Who
+//                           left in round m is given some seconds to say that it has
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,7 @@ namespace atl {
 namespace {
 
 constexpr double kAskAgainSeconds = 1;
+constexpr double kLeaverSeconds = 5;  // for a leaver to write its checkpoint and say that it left
 constexpr int kViewKeyBytes = 32;
 // Members may evaluate in a view that the core has left, if it was away meanwhile.
 constexpr size_t kViewsWithEvaluations = 16;
@@ -87,6 +89,18 @@ void Core::OnFenced(RegionEntry& entry, const pb::Fenced& fenced) {
   fence_->answers[entry.name()] = fenced;
 }
 
+// Who left in the newest round says so once its checkpoint is written. A next view with it would
+// have it leave once more, and so on for as long as a round is quicker than a planned view.
+bool Core::AwaitsLeaver() const {
+  if (now_ >= fence_->began + kLeaverSeconds) return false;
+  const int64_t newest = NewestAnswer();
+  return std::any_of(fence_->leavers.begin(), fence_->leavers.end(), [&](const std::string& name) {
+    const auto answer = fence_->answers.find(name);
+    return answer != fence_->answers.end() && answer->second.round() >= newest &&
+           !regions_.at(name).left;
+  });
+}
+
 void Core::ReleaseNotNeeded() {
   int64_t newest = -1;
   for (const std::string& name : Scope()) {
@@ -140,6 +154,7 @@ void Core::DecideFence() {
   }
   // Who leaves has a word in what the right state is, and then goes if nobody needs it.
   if (const int64_t newest = NewestAnswer(); newest >= 0 && LeaveOutMinority(newest)) return;
+  if (AwaitsLeaver()) return;
   ReleaseNotNeeded();
   const int64_t newest = NewestAnswer();
   if (newest < 0 || !IsAccounted(newest)) return WaitForCheckpoints(fence_->reason);

@@ -126,6 +126,7 @@ void Core::TakeFacts(const std::string& region, const pb::RoundReport& report) {
   } else if (!facts.leaving.empty() && state_ != JobState::kStopping &&
              round < view_.last_round() && !fence_) {
     StartFence(absl::StrCat(JoinNames(facts.leaving), " left before another view was agreed on"));
+    if (fence_) fence_->leavers = facts.leaving;
   }
 }
 

@@ -4,9 +4,12 @@ killed."""
 import contextlib
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
+import threading
+import time
 import unittest
 
 from atoll_run import ATOLL, LIMIT, WORKER, JobTest, wait_until
@@ -185,7 +188,122 @@ class ChangingTest(JobTest):
             self.assert_exact_ledger(run_dir)
             self.assert_nothing_left(run_dir)
 
-    def assert_exact_ledger(self, run_dir):
+    @unittest.skipUnless("ATOLL_MOMENTS" in os.environ, "takes minutes: scripts/nightly runs it")
+    def test_a_region_that_leaves_at_seeded_moments_comes_back_and_nothing_is_lost(self):
+        """Oslo gets SIGTERM: while a checkpoint is being written; then, started again with two
+        workers, about when a round is committed, and at any time after its start; and so on,
+        ATOLL_MOMENTS of them. ATOLL_SEED: others."""
+        moments = int(os.environ["ATOLL_MOMENTS"])
+        seed = int(os.environ.get("ATOLL_SEED", "1"))
+        choose = random.Random(seed)
+        run_dir = self.new_dir("run")
+        process = self.start(run_dir, "--set", "train.rounds=100000", "--set",
+                             "checkpoint.every=1", "--set", "train.evaluate_every=7")
+        self.wait_for_rounds(run_dir, 2)
+        with open(os.path.join(run_dir, "orchestrator.json")) as file:
+            address = json.load(file)["address"]
+        for moment in range(moments):
+            what = ("save", "commit", "any")[moment % 3]
+            workers, mpirun = self.workers_of(run_dir, "oslo"), None
+            if moment > 0:
+                mpirun = self.start_oslo(run_dir, address)
+                workers = wait_until(lambda: self.two_workers(run_dir, mpirun), "oslo's workers")
+                if what != "any":
+                    wait_until(lambda: self.region(run_dir, "oslo")["state"] == "training",
+                               "oslo is training")
+            self.reach(run_dir, what, choose.random())
+            told = time.monotonic()
+            os.kill(choose.choice(workers), signal.SIGTERM)
+            if mpirun is None:
+                wait_until(lambda: "region oslo left: exit code 75" in self.output(run_dir),
+                           "oslo leaves")
+            else:
+                self.assertEqual(mpirun.wait(timeout=LIMIT), 75,
+                                 f"seed {seed}, moment {moment}: {what}" + self.logs(run_dir))
+            print(f"{what}: left in {time.monotonic() - told:.2f} s", flush=True)
+            wait_until(lambda: self.region(run_dir, "oslo")["state"] == "left", "oslo has left")
+        self.wait_for_more_rounds(run_dir, 2)
+        self.stop(process, run_dir)
+        self.assert_rounds_without_gap(run_dir)
+        self.assert_exact_ledger(run_dir, leavings=moments)
+        self.assert_whole_checkpoints(run_dir)
+
+    def start_oslo(self, run_dir, address):
+        environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1",
+                           OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        with open(os.path.join(run_dir, "oslo", "mpirun.log"), "a") as log:
+            return subprocess.Popen(["mpirun", "-n", "2", "--oversubscribe", WORKER,
+                                     f"--orchestrator={address}", "--region=oslo",
+                                     f"--lease={run_dir}/keys/oslo.lease",
+                                     f"--run_dir={run_dir}"],
+                                    env=environment, stdin=subprocess.DEVNULL, stdout=log,
+                                    stderr=log)
+
+    def two_workers(self, run_dir, mpirun):
+        """Once they have said hello: a signal before a program has set its handlers ends it."""
+        self.assertIsNone(mpirun.poll(), self.logs(run_dir))
+        pids = self.workers_of(run_dir, "oslo")
+        return pids if len(pids) == 2 and all(map(self.handles_sigterm, pids)) else None
+
+    @staticmethod
+    def handles_sigterm(pid):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
+            for line in file:
+                if line.startswith("SigCgt:"):
+                    return int(line.split()[1], 16) >> signal.SIGTERM - 1 & 1 == 1
+        return False
+
+    @staticmethod
+    def pass_time(seconds):
+        """No event marks a moment in the middle of another process's work."""
+        threading.Event().wait(seconds)
+
+    def reach(self, run_dir, what, place):
+        """Waits for the moment: `place`, 0 to 1, says where in it."""
+        if what == "save":
+            directory = os.path.join(run_dir, "oslo", "checkpoints")
+
+            def being_written():
+                with contextlib.suppress(OSError):
+                    return any(name.endswith(".partial") for name in os.listdir(directory))
+                return False
+            deadline = time.monotonic() + LIMIT
+            while not being_written():
+                self.pass_time(0.001)
+                self.assertLess(time.monotonic(), deadline, "no checkpoint is being written: " +
+                                self.output(run_dir) + self.logs(run_dir))
+            return
+        times = [line["seconds"] for line in self.rounds(run_dir)[-5:]]
+        seconds = sorted(times)[len(times) // 2]
+        if what == "commit":
+            # A round is told when all have committed it; they do so at the end of its time.
+            self.wait_for_more_rounds(run_dir, 1)
+            self.pass_time(seconds * (0.85 + 0.15 * place))
+        else:
+            self.pass_time(place * (2 + 3 * seconds))
+
+    def assert_whole_checkpoints(self, run_dir):
+        """All regions that were there at the end have saved the same state; oslo's are whole."""
+        digests = {}
+        for region in ("johor", "oslo", "batam"):
+            directory = os.path.join(run_dir, region, "checkpoints")
+            for name in os.listdir(directory):
+                manifest = os.path.join(directory, name, "MANIFEST.json")
+                if not os.path.exists(manifest):
+                    continue
+                done = subprocess.run([ATOLL, "checkpoint", "verify",
+                                       os.path.join(directory, name)],
+                                      capture_output=True, text=True, timeout=LIMIT)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                with open(manifest) as file:
+                    description = json.load(file)["description"]
+                digests.setdefault(description["round"], {})[region] = description["digest"]
+        last = digests[max(digests)]
+        self.assertEqual(sorted(last), ["batam", "johor"])
+        for round_number, by_region in digests.items():
+            self.assertEqual(len(set(by_region.values())), 1, f"{round_number}: {by_region}")
+
+    def assert_exact_ledger(self, run_dir, leavings=1):
         """What is committed is each sample once, but for what is still in the pool at the end."""
         with contextlib.closing(sqlite3.connect(os.path.join(run_dir, "atoll.db"))) as database:
             rows = database.execute("SELECT first, end, rest FROM samples WHERE superseded=0 "
@@ -200,7 +318,7 @@ class ChangingTest(JobTest):
         for before, after in zip(ranges, ranges[1:]):
             self.assertLessEqual(before[1], after[0], "a sample counts twice")
         # A leaver's round may be short by less than what it had: its rest came again.
-        self.assertLess(ranges[-1][1] - total, 6 * 4)
+        self.assertLess(ranges[-1][1] - total, 6 * 4 * leavings)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,47 @@ TEST_F(CoreMembership, NothingOfTheOldRulesHoldsAFaultBack) {
   EXPECT_FALSE(core_.ended());
 }
 
+// Round 2 says that c goes, and that not all were ready for the view without it.
+class CLeavesEarly : public CoreMembership {
+ protected:
+  CLeavesEarly() {
+    core_.AllRound(1);
+    pb::LeaderMessage leaving;
+    leaving.mutable_leaving()->set_reason("SIGTERM");
+    core_.Send("c", leaving);
+    std::string text;
+    for (const char* region : {"c", "a", "b"}) {
+      pb::LeaderMessage report = core_.RoundReport(region, 2);
+      // Of view 1: of [8, 16) a had 4 samples, b and c two each.
+      const int64_t begin = region[0] == 'a' ? 8 : region[0] == 'b' ? 12 : 14;
+      report.mutable_round()->set_view(1);
+      report.mutable_round()->set_first_sample(begin);
+      report.mutable_round()->set_end_sample(begin + (region[0] == 'a' ? 4 : 2));
+      report.mutable_round()->add_leaving("c");
+      text += core_.Send(region, report);
+    }
+    EXPECT_THAT(text, HasSubstr("c left before another view was agreed on"));
+    for (const char* region : {"a", "b", "c"}) answered_ += core_.Fenced(region, 3, 2);
+  }
+  std::string answered_;
+};
+
+// It is writing its checkpoint. It used to be in the next view, left that likewise, and so on.
+TEST_F(CLeavesEarly, TheNextViewIsMadeOnceItSaysThatItHasLeft) {
+  EXPECT_THAT(answered_, Not(HasSubstr("view 3:")));
+  EXPECT_THAT(core_.Left("c", 2, 75), HasSubstr("view 3: round 3 next, 2 members"));
+}
+
+TEST_F(CLeavesEarly, WhenItDoesNotSaySoItIsAMemberOnceMore) {
+  EXPECT_THAT(answered_, Not(HasSubstr("view 3:")));
+  std::string text;
+  for (int i = 0; i < 14; ++i) {
+    for (const char* region : {"a", "b", "c"}) text += core_.Heartbeat(region);
+    text += core_.Advance(0.5);
+  }
+  EXPECT_THAT(text, HasSubstr("view 3: round 3 next, 3 members"));
+}
+
 // Rounds 2 of a and b say that c goes and that view 2 follows; c itself is never heard again.
 class CLeaves : public CoreMembership {
  protected:
