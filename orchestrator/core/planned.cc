@@ -87,9 +87,9 @@ pb::View Core::WantedView() {
 
 void Core::PlanView() {
   const bool rounds_go_on = state_ == JobState::kTraining || state_ == JobState::kStarting;
-  if (view_.id() == 0 || fence_ || !rounds_go_on || ledger_->next_round() > view_.last_round()) {
-    return;
-  }
+  if (view_.id() == 0 || fence_ || !rounds_go_on) return;
+  // After the last round no view follows; whoever has ended it leaves, one after the other.
+  if (ledger_->next_round() >= view_.last_round()) return;
   if (!planned_.empty() && now_ >= planned_since_ + std::max(kPlannedSeconds, 5 * round_seconds_)) {
     for (const pb::Member& member : planned_.rbegin()->second.members()) {
       RegionEntry& entry = regions_.at(member.region());
