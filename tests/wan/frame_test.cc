@@ -227,6 +227,9 @@ TEST(WanFrame, FetchesHaveTheDocumentedBytes) {
             "313030206279746573");
   EXPECT_EQ(ParseFetchEnd(end)->text, "100 bytes");
   EXPECT_TRUE(absl::IsOutOfRange(StatusOf(*ParseFetchEnd(end))));
+  const std::vector<uint8_t> busy = EncodeFetchEnd({FetchEndCode::kBusy, "no descriptors"});
+  EXPECT_EQ(busy[0], 5);
+  EXPECT_TRUE(absl::IsResourceExhausted(StatusOf(*ParseFetchEnd(busy))));
 }
 
 TEST(WanFrame, RefusesFetchesThatCannotBe) {
@@ -239,7 +242,7 @@ TEST(WanFrame, RefusesFetchesThatCannotBe) {
   EXPECT_FALSE(ParseFetch(EncodeFetch({{0, 1}, ""})).ok());
   EXPECT_FALSE(ParseFetch(EncodeFetch({{0, 1}, std::string(256, 'x')})).ok());
   EXPECT_TRUE(ParseFetch(EncodeFetch({{0, kMaxBlockBytes}, std::string(255, 'x')})).ok());
-  for (const uint8_t code : {0, 5, 255}) EXPECT_FALSE(ParseFetchEnd({&code, 1}).ok());
+  for (const uint8_t code : {0, 6, 255}) EXPECT_FALSE(ParseFetchEnd({&code, 1}).ok());
   EXPECT_FALSE(ParseFetchEnd(std::vector<uint8_t>(514, 1)).ok());
 }
 
