@@ -59,7 +59,8 @@ std::string Overview() {
       "  atoll train configs/jobs/demo.yaml --regions=3 --run_dir=runs/demo\n\n"
       "Answers go to stdout, talk to stderr; --json makes the answer one JSON object.\n"
       "Exit codes: 0 done, 1 failed, 2 usage or configuration, 4 environment, 5 orchestrator\n"
-      "lost, 6 another one took over, 75 stopped cleanly (start again), 76 stopped before a commit.\n");
+      "lost, 6 another one took over, 75 stopped cleanly (start again), 76 stopped before a "
+      "commit.\n");
 }
 
 Status UnknownVerb(const std::string& typed, const std::vector<std::string>& names) {
