@@ -50,14 +50,28 @@ def processes_of(marker):
 
 
 def wait_until(condition, what, seconds=LIMIT):
-    """Waits for an event of another process by asking for it; fails loudly when it never comes."""
+    """Waits for an event of another process by asking for it; fails loudly when it never comes.
+    `what`: a text, or what gives one when it has not come."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.05)
+    what = what() if callable(what) else what
     raise AssertionError(f"never happened within {seconds} s: {what}")
+
+
+class Job(subprocess.Popen):
+    """`atoll train`; where it does not end, what it did last says why."""
+
+    last_words = staticmethod(lambda: "")
+
+    def wait(self, timeout=None):
+        try:
+            return super().wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"has not ended in {timeout} s\n{self.last_words()}") from error
 
 
 class JobTest(unittest.TestCase):
@@ -116,12 +130,34 @@ class JobTest(unittest.TestCase):
     def start(self, run_dir, *more, **how):
         """Starts a job in the background; its output goes to run_dir.out."""
         with open(run_dir + ".out", "w") as out:
-            return subprocess.Popen(self.command(run_dir, *more, **how), stdout=out, stderr=out,
-                                    stdin=subprocess.DEVNULL, start_new_session=True)
+            job = Job(self.command(run_dir, *more, **how), stdout=out, stderr=out,
+                      stdin=subprocess.DEVNULL, start_new_session=True)
+        job.last_words = lambda: self.last_words(run_dir)
+        return job
 
     def output(self, run_dir):
         with open(run_dir + ".out") as file:
             return file.read()
+
+    def last_words(self, run_dir):
+        """Of a job that goes on: which processes there are, what was said, how old it is."""
+        def age(name):
+            try:
+                return time.time() - os.stat(os.path.join(run_dir, name)).st_mtime
+            except OSError:
+                return float("nan")
+        events = self.events(run_dir)[-30:]
+        processes = []
+        for pid in processes_of(run_dir):
+            try:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    processes.append(f"{pid} {file.read()[:200]!r}")
+            except OSError:  # it has ended
+                continue
+        return "\n".join([f"{len(self.rounds(run_dir))} rounds, "
+                          f"the last one {age('rounds.jsonl'):.1f} s ago", *processes,
+                          *(json.dumps(event) for event in events), self.output(run_dir)[-3000:],
+                          self.logs(run_dir)])
 
     def logs(self, run_dir):
         """Tails of all logs, for messages of failed tests."""
