@@ -208,6 +208,21 @@ TEST_F(SavingTest, ASaveThatIsPendingHoldsNothingUpAndIsReportedWhenItHasEnded) 
   EXPECT_EQ(agent_.state(), State::kTraining);
 }
 
+TEST_F(SavingTest, ASaveMayEndBeforeItsAnswerIsHere) {
+  EnterFirstRound();
+  UntilSave();
+  EXPECT_TRUE(Ended(2).send.empty());
+  AgentActions actions = Answer(Pending());
+  ASSERT_EQ(actions.send.size(), 1u);
+  EXPECT_EQ(actions.send[0].checkpoint().checkpoint().round(), 2);
+  EXPECT_EQ(actions.send[0].checkpoint().checkpoint().path(), "/there");
+  Answer();  // evaluation
+  UntilSave();
+  Answer();  // the last save
+  Answer();  // evaluation
+  EXPECT_EQ(agent_.state(), State::kLeaving) << "nothing is still to be waited for";
+}
+
 TEST_F(SavingTest, ASaveThatFailsBehindTrainingIsToldAndTrainingGoesOn) {
   EnterFirstRound();
   UntilSave();

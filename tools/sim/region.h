@@ -106,6 +106,7 @@ class Region {
   void RunCommit(const pb::CommitRound& command);
   void RunSave(const pb::SaveCheckpoint& command);
   void AwaitWritten(int64_t command_number);
+  void TellWritten();
   pb::CheckpointOnDisk Write();
   void CountCarried(const pb::ReduceRound& command);
   bool ApplyResult(const Result& result);

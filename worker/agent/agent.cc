@@ -344,6 +344,10 @@ AgentActions Agent::OnAnswers(const std::vector<pb::RegionAnswer>& answers, doub
   prepared_ = std::max(prepared_, prepared);
   if (rejoin_) {
     if (state_ == State::kSettingUp) AfterSetUp(answers, now, &actions);
+    if (state_ == State::kSaving && answers.front().pending()) {
+      pending_saves_.push_back(SaveReport());
+      TellSaves(now, &actions);
+    }
     Rejoin(now, &actions);
     return actions;
   }

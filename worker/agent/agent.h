@@ -121,7 +121,8 @@ class Agent {
   AgentActions OnMessage(const pb::OrchestratorMessage& message, double now);
   // The answers of all ranks to the command under way, by rank.
   AgentActions OnAnswers(const std::vector<pb::RegionAnswer>& answers, double now);
-  // A save that was answered with `pending` has ended. In the order of the commands.
+  // A save that is, or will be, answered with `pending` has ended. In the order of the commands; a
+  // quick one ends before its answer is here.
   AgentActions OnSaved(const pb::SaveEnded& ended, double now);
   // A checkpoint was mended or pushed, or could not be.
   AgentActions OnTended(pb::CheckpointTended tended, double now);
@@ -193,6 +194,8 @@ class Agent {
                        AgentActions* actions);
   void AfterCommit(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
   void AfterSave(const std::vector<pb::RegionAnswer>& answers, double now, AgentActions* actions);
+  pb::CheckpointReport SaveReport() const;
+  void TellSaves(double now, AgentActions* actions);
   void ReportSave(pb::CheckpointReport report, double now, AgentActions* actions);
   void AfterEvaluate(const std::vector<pb::RegionAnswer>& answers, double now,
                      AgentActions* actions);
@@ -259,6 +262,7 @@ class Agent {
   bool saved_ = false;  // committed_ is on disk, or need not be
   bool evaluated_ = false;
   std::deque<pb::CheckpointReport> pending_saves_;  // being written; as they will be reported
+  std::deque<pb::SaveEnded> ended_saves_;           // whose answers are still on their way
   int64_t skipped_saves_ = 0;
   double round_started_at_ = 0;
   double reduce_started_at_ = 0;

@@ -24,11 +24,6 @@ const pb::View& PlanOf(const pb::View& present, const std::optional<pb::View>& n
   return has_it ? *next : present;
 }
 
-void CopyReplicated(const pb::SaveEnded& saved, pb::CheckpointReport* report) {
-  report->set_replicated_root(saved.replicated_root());
-  *report->mutable_replicated() = saved.replicated();
-}
-
 }  // namespace
 
 void Agent::Next(double now, AgentActions* actions) {
@@ -375,94 +370,6 @@ void Agent::ReportCommitted(const std::vector<pb::RegionAnswer>& answers, double
   pb::LeaderMessage message;
   *message.mutable_round() = report_;
   Report(std::move(message), now, actions);
-}
-
-// A save that fails while training goes on is told and costs nothing but the checkpoint: older ones
-// are kept, and the next save comes. The one that the job or this region ends with must not fail.
-void Agent::AfterSave(const std::vector<pb::RegionAnswer>& answers, double now,
-                      AgentActions* actions) {
-  const SamplePool pool = PoolAfterParts(view_, job_, committed_, parts_);
-  pb::CheckpointReport report;
-  report.set_view(view_.id());
-  auto* checkpoint = report.mutable_checkpoint();
-  checkpoint->set_round(committed_);
-  checkpoint->set_digest(digest_);
-  checkpoint->set_own(true);
-  checkpoint->set_next_sample(pool.next());
-  ToProto(pool.returned(), checkpoint->mutable_returned());
-  checkpoint->set_inner_steps(view_.inner_steps_done() +
-                              (committed_ - view_.first_round() + 1) * InnerSteps(job_));
-  int rank = 0;
-  const pb::RegionAnswer* failure = FirstFailure(answers, &rank);
-  saved_ = true;
-  if (failure == nullptr && answers.front().pending()) {
-    pending_saves_.push_back(std::move(report));
-    return Next(now, actions);
-  }
-  checkpoint->set_path(answers.front().path());
-  report.set_bytes(answers.front().bytes());
-  report.set_seconds(answers.front().seconds());
-  CopyReplicated(answers.front().saved(), &report);
-  if (failure != nullptr) {
-    report.set_failure(failure->error());
-    report.set_exit_code(failure->exit_code());
-  } else if (answers.front().skipped()) {
-    report.set_skipped(++skipped_saves_);
-    report.set_failure("the two saves before it are still being written");
-  }
-  ReportSave(std::move(report), now, actions);
-  if (failure != nullptr && IsLastSave()) {
-    Fail(failure->error(), static_cast<ExitCode>(failure->exit_code()), "", now, actions);
-    return;
-  }
-  Next(now, actions);
-}
-
-void Agent::ReportSave(pb::CheckpointReport report, double now, AgentActions* actions) {
-  if (report.failure().empty()) {
-    // Said again with the next Ready.
-    *ready_.add_checkpoints() = report.checkpoint();
-    const int keep = static_cast<int>(std::max<int64_t>(1, job_.checkpoint().keep()));
-    if (options_.survives && ready_.checkpoints_size() > 4 * keep) {
-      ready_.mutable_checkpoints()->DeleteSubrange(0, ready_.checkpoints_size() - keep);
-    }
-  } else {
-    actions->say.push_back(absl::StrCat("no checkpoint of round ", report.checkpoint().round(),
-                                        ": ", report.failure()));
-  }
-  pb::LeaderMessage message;
-  *message.mutable_checkpoint() = std::move(report);
-  Report(std::move(message), now, actions);
-}
-
-AgentActions Agent::OnSaved(const pb::SaveEnded& ended, double now) {
-  AgentActions actions;
-  if (pending_saves_.empty()) return actions;
-  pb::CheckpointReport report = std::move(pending_saves_.front());
-  pending_saves_.pop_front();
-  report.mutable_checkpoint()->set_path(ended.path());
-  report.set_bytes(ended.bytes());
-  report.set_seconds(ended.seconds());
-  CopyReplicated(ended, &report);
-  report.set_failure(ended.error());
-  report.set_exit_code(ended.exit_code());
-  ReportSave(std::move(report), now, &actions);
-  Next(now, &actions);
-  return actions;
-}
-
-AgentActions Agent::OnTended(pb::CheckpointTended tended, double now) {
-  AgentActions actions;
-  // Who is in no view, or says nothing more, has the log.
-  if (view_.id() == 0 || state_ == State::kLeaving || state_ == State::kFailed ||
-      state_ == State::kOver) {
-    return actions;
-  }
-  tended.set_view(view_.id());
-  pb::LeaderMessage message;
-  *message.mutable_tended() = std::move(tended);
-  Report(std::move(message), now, &actions);
-  return actions;
 }
 
 void Agent::AfterEvaluate(const std::vector<pb::RegionAnswer>& answers, double now,
