@@ -1,29 +1,25 @@
 """Kills, full disks and failing disks at single system calls of a save and of `atoll checkpoint
 repair|prune`.
 
-    python3 kill_points.py ATOLL CHECKPOINT_SAMPLE [--all] [--only=save,save again,repair,prune]
+    python3 kill_points.py ATOLL CHECKPOINT_SAMPLE [--all | --part=K/N]
+                           [--only=save,save again,repair,prune]
 
-1. The program runs once under strace, which lists its system calls from when it takes the lock.
-2. It runs again for each of them (--all), or for some of each kind: strace kills it there, or lets
-   the call fail with ENOSPC (from there on) or EIO, where it is one that changes files.
-3. Afterwards the newest checkpoint must be to the byte what it was or what it was to become, and
-   one more undisturbed run must end as if nothing had happened.
-Exit code 77: strace can't trace here (it says why).
+1. The program runs once, and its system calls that change files are listed, from when it takes the
+   lock, those of all threads together (at_call.py).
+2. It runs again for each of them (--all), for the K-th of every N (--part), or for some: it is
+   killed there, or the call fails with ENOSPC (and what needs space from there on) or EIO.
+3. Afterwards the newest checkpoint must be to the byte what it was or what it was to become, what
+   it was to become if the program said so, and one more undisturbed run must end as if nothing had
+   happened.
+Exit code 77: processes can't be traced here (it says why).
 """
-import collections
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 
-CHANGES = {"openat", "pwrite64", "write", "fsync", "fallocate", "ftruncate", "mkdir", "mkdirat",
-           "link", "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir",
-           "copy_file_range", "sendfile", "fchmod", "io_uring_enter"}
-NEEDS_SPACE = CHANGES - {"io_uring_enter", "rename", "renameat", "renameat2", "unlink", "unlinkat",
-                         "rmdir", "fchmod"}
-
+import at_call
 
 def contents(directory):
     found = {}
@@ -37,6 +33,7 @@ def contents(directory):
 
 class Scene:
     """A directory with rounds 40 to 42 in `good`, and `work`, a copy that a verb changes."""
+    begin = "/.lock"
 
     def __init__(self, atoll, sample, root):
         self.good, self.work = os.path.join(root, "good"), os.path.join(root, "work")
@@ -49,6 +46,10 @@ class Scene:
     def start_over(self):
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.copytree(self.good, self.work)
+
+    def check_done(self):
+        """The program said that it did it."""
+        assert contents(self.newest) == self.whole, "it ended well, and the new one is not there"
 
 
 class Repair(Scene):
@@ -143,73 +144,72 @@ class SaveAgain(Save):
         assert contents(self.newest) == self.whole, "not saved"
 
 
-def traced_calls(scene, trace):
-    """[(name, its how-manyth call)] from the lock on; None if strace does not work here."""
-    scene.prepare()
-    done = subprocess.run(["strace", "-f", "-o", trace, *scene.words()], check=False,
-                          capture_output=True, text=True)
-    if done.returncode != 0:
-        print(f"strace can't trace here: {done.stderr.strip()}")
-        return None
-    scene.check_end()
-    counts, calls, locked = collections.Counter(), [], False
-    with open(trace, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            match = re.match(r"(?:\d+ +)?(\w+)\(", line)
-            if not match:
-                continue
-            counts[match[1]] += 1
-            locked = locked or "/.lock" in line
-            if locked:
-                calls.append((match[1], counts[match[1]]))
-    return calls
+def places_of(calls):
+    """[(fault, its call's number, its name)]. A call that only opens changes nothing: a kill there
+    is one at the next."""
+    numbered = list(enumerate(calls, 1))
+    return ([("kill", *one) for one in numbered if one[1] != "openat"] +
+            [("ENOSPC", *one) for one in numbered if one[1] in at_call.NEEDS_SPACE] +
+            [("EIO", *one) for one in numbered])
 
 
-def disturb(scene, fault, call, number):
+def disturb(scene, fault, number, name):
+    """(1 if something is wrong, 1 if there was no such call this time)."""
     scene.prepare()
-    subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
-                    f"inject={call}:{fault}:when={number}", *scene.words()],
-                   check=False, capture_output=True, timeout=300)
     try:
+        seen = at_call.run(scene.words(), scene.begin, number, fault)
         scene.check()
-        again = subprocess.run(scene.words(), check=False, capture_output=True, text=True)
+        if seen["code"] == 0:
+            scene.check_done()
+        again = subprocess.run(scene.words(), check=False, capture_output=True, text=True,
+                               timeout=300)
         assert again.returncode == 0, again.stderr
         scene.check_end()
-    except AssertionError as error:
-        print(f"{scene.name}: {fault} at {call} number {number}: {error}")
-        return 1
-    return 0
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        print(f"{scene.name}: {fault} at {name}, call {number}: {error}", flush=True)
+        return 1, 0
+    return 0, 0 if seen["reached"] else 1
+
+
+def try_places(scene, some, words):
+    """About `some` of the places, or what `words` (--all, --part=K/N) says. Failures."""
+    scene.prepare()
+    seen = at_call.run(scene.words(), scene.begin)
+    assert seen["code"] == 0, f"{scene.name} ends with {seen['code']} where nothing disturbs it"
+    scene.check_end()
+    places = places_of(seen["calls"])
+    step = max(1, len(places) // some)
+    tried = places[step // 2::step]
+    for word in words:
+        if word == "--all":
+            tried = places
+        elif word.startswith("--part="):
+            part, parts = map(int, word.removeprefix("--part=").split("/"))
+            tried = places[part - 1::parts]
+    failures = missed = 0
+    for place in tried:
+        failed, absent = disturb(scene, *place)
+        failures, missed = failures + failed, missed + absent
+    print(f"{scene.name}: {len(seen['calls'])} calls, {len(places)} places, {len(tried)} tried, "
+          f"{missed} beyond the program's end, {failures} failures", flush=True)
+    return failures
 
 
 def main():
-    atoll, sample = sys.argv[1:3]
-    every = "--all" in sys.argv[3:]
-    only = [word.removeprefix("--only=") for word in sys.argv[3:] if word.startswith("--only=")]
-    if shutil.which("strace") is None:
-        print("strace is not installed; scripts/setup installs it")
-        return 77
-    failures = runs = 0
+    atoll, sample, *words = sys.argv[1:]
+    only = [word.removeprefix("--only=") for word in words if word.startswith("--only=")]
+    failures = 0
     with tempfile.TemporaryDirectory() as root:
         for kind in (Save, SaveAgain, Repair, Prune):
             if only and kind.name not in only[0].split(","):
                 continue
             folder = os.path.join(root, kind.name.replace(" ", "-"))
             os.mkdir(folder)
-            scene = kind(atoll, sample, folder)
-            calls = traced_calls(scene, os.path.join(root, "trace"))
-            if calls is None:
+            try:
+                failures += try_places(kind(atoll, sample, folder), 8, words)
+            except at_call.Unavailable as why:
+                print(why)
                 return 77
-            places = [("signal=SIGKILL", *call) for call in calls if call[0] != "exit_group"]
-            places += [("error=ENOSPC", name, f"{number}+") for name, number in calls
-                       if name in NEEDS_SPACE]
-            places += [("error=EIO", *call) for call in calls if call[0] in CHANGES]
-            # Which ones differs from run to run of the program only if its calls do.
-            step = 1 if every else max(1, len(places) // 8)
-            for place in places[::step]:
-                failures += disturb(scene, *place)
-                runs += 1
-            print(f"{kind.name}: {len(places)} places, one of {step} tried")
-    print(f"{runs} runs, {failures} failures")
     return 1 if failures else 0
 
 
