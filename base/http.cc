@@ -74,6 +74,10 @@ size_t GiveBody(char* data, size_t unit, size_t count, void* user) {
   return size;
 }
 
+int IsCancelled(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  return static_cast<Exchange*>(user)->request->cancelled() ? 1 : 0;
+}
+
 // A connection that broke is dialled again, and the body begins anew.
 int Rewind(void* user, curl_off_t offset, int origin) {
   auto* exchange = static_cast<Exchange*>(user);
@@ -177,6 +181,11 @@ StatusOr<HttpResponse> HttpClient::Do(const HttpRequest& request) {
   curl_easy_setopt(curl, CURLOPT_READDATA, &exchange);
   curl_easy_setopt(curl, CURLOPT_SEEKFUNCTION, Rewind);
   curl_easy_setopt(curl, CURLOPT_SEEKDATA, &exchange);
+  if (request.cancelled) {
+    curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, IsCancelled);
+    curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &exchange);
+  }
   const auto size = static_cast<curl_off_t>(request.body.size());
   if (request.method == "POST") {
     curl_easy_setopt(curl, CURLOPT_POST, 1L);
@@ -214,6 +223,9 @@ StatusOr<HttpResponse> HttpClient::Do(const HttpRequest& request) {
         absl::StrCat(request.url, " answers with more than ", request.max_body_bytes, " bytes"));
   }
   if (exchange.refused) return absl::CancelledError("the receiver of the body wants no more");
+  if (code == CURLE_ABORTED_BY_CALLBACK) {
+    return absl::CancelledError(absl::StrCat("the exchange with ", request.url, " was given up"));
+  }
   if (code != CURLE_OK) return TransferError(code, detail, request.url);
   long status = 0;
   curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);

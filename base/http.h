@@ -9,6 +9,7 @@
 //   kUnauthenticated    TLS: the other side's certificate or ours is refused; exit code 4
 //   kInvalidArgument    no such URL, a certificate file that cannot be used; exit code 2
 //   kResourceExhausted  the answer is longer than the caller takes
+//   kCancelled          the caller wants it no more (`sink`, `cancelled`)
 //
 // Thread rule: one thread at a time a client.
 #pragma once
@@ -46,6 +47,8 @@ struct HttpRequest {
   const AwsSigning* signing = nullptr;
   // Takes the body instead of HttpResponse::body, piece by piece; false ends the exchange.
   std::function<bool(absl::string_view)> sink;
+  // Asked about once a second, and when something has moved; true ends the exchange.
+  std::function<bool()> cancelled;
 };
 
 struct HttpResponse {

@@ -238,11 +238,15 @@ StatusOr<HttpResponse> S3Client::Send(const std::string& method, const std::stri
   const double deadline = Clock::Real()->MonotonicSeconds() + 2 * seconds;
   request.stall_seconds = kStallSeconds;
   request.signing = &settings_.signing;
+  request.cancelled = settings_.cancelled;
   const std::string what = absl::StrCat(method, " ", S3Place{bucket_, key}.ToString());
   Status last;
   for (int attempt = 0; attempt < kTries; ++attempt) {
     if (attempt > 0) {
       Clock::Real()->SleepFor(absl::Seconds(kFirstPauseSeconds * (1 << (attempt - 1))));
+    }
+    if (settings_.cancelled && settings_.cancelled()) {
+      return absl::CancelledError(absl::StrCat(what, " was given up"));
     }
     const double left = deadline - Clock::Real()->MonotonicSeconds();
     if (left <= 0) break;

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -46,6 +47,7 @@ struct S3Place {
 struct S3Settings {
   std::string endpoint;  // "https://host:port"; empty: Amazon's
   AwsSigning signing;
+  std::function<bool()> cancelled;  // true: what is under way ends, with kCancelled; any thread
 
   // `endpoint` may be empty. Exit code 2: no keys anywhere.
   static StatusOr<S3Settings> FromEnvironment(const std::string& endpoint);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <map>
 
@@ -141,6 +142,17 @@ TEST_F(S3, APushThatWasCutShortIsNoCheckpointAndIsGoneOnWith) {
   EXPECT_EQ(pushed->bytes_there, 2 * kChunkBytes) << "two parts were there";
   EXPECT_TRUE(Pull("other")->whole());
   EXPECT_EQ(Contents(Path()), Contents(Path("other")));
+}
+
+TEST_F(S3, APushThatIsGivenUpEndsAndIsNoCheckpoint) {
+  std::atomic<int> asked{0};
+  settings_.cancelled = [&] { return ++asked > 20; };  // in the midst of its requests
+  EXPECT_TRUE(absl::IsCancelled(Push(Path()).status()));
+  settings_.cancelled = nullptr;
+  for (const S3Round& one : *ListS3Rounds(settings_, place_)) EXPECT_FALSE(one.complete);
+  const auto pushed = Push(Path());
+  ASSERT_TRUE(pushed.ok()) << pushed.status();
+  EXPECT_TRUE(Pull("other")->whole());
 }
 
 TEST_F(S3, ACompletionWhoseAnswerGotLostIsNoFailure) {

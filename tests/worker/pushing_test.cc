@@ -16,18 +16,20 @@ using testing::ElementsAre;
 class Store {
  public:
   Pushing::Attempt attempt() {
-    return [this](const std::string& path) -> StatusOr<int64_t> {
-      MutexLock lock(&mutex_);
-      ++begun_;
-      changed_.NotifyAll();
-      while (held_) changed_.Wait(&mutex_);
-      attempts_.push_back(path);
-      if (failures_ > 0) {
-        --failures_;
-        return absl::UnavailableError("the store is away");
-      }
-      return 5;
-    };
+    return
+        [this](const std::string& path, const Pushing::Cancelled& cancelled) -> StatusOr<int64_t> {
+          MutexLock lock(&mutex_);
+          ++begun_;
+          changed_.NotifyAll();
+          while (held_ && !cancelled()) changed_.WaitFor(&mutex_, 0.01);
+          if (held_) return absl::CancelledError("given up");
+          attempts_.push_back(path);
+          if (failures_ > 0) {
+            --failures_;
+            return absl::UnavailableError("the store is away");
+          }
+          return 5;
+        };
   }
   void Hold(bool held) {
     MutexLock lock(&mutex_);
@@ -111,6 +113,19 @@ TEST(Pushing, AtTheEndThereIsOneAttemptAndNoWait) {
   store.AwaitBegun(1);
   pushing.Finish();
   EXPECT_THAT(store.attempts(), ElementsAre(kFirst));
+}
+
+TEST(Pushing, WhoeverLeavesWaitsForNoStore) {
+  Store store;
+  store.Hold(true);
+  Pushing pushing("s3://bucket", store.attempt());
+  pushing.Push(1, kFirst);
+  store.AwaitBegun(1);
+  pushing.Stop();
+  pushing.Finish();  // returns, though the store still holds
+  pushing.Push(2, kSecond);
+  EXPECT_TRUE(store.attempts().empty());
+  EXPECT_TRUE(pushing.TakeTended().empty());
 }
 
 TEST(Pushing, WhatIsGoneIsForgotten) {

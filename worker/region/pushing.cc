@@ -23,12 +23,21 @@ Pushing::Pushing(std::string place, Attempt attempt, double first_wait_seconds)
       thread_([this] { Run(); }) {}
 
 Pushing::~Pushing() {
+  Stop();
+  thread_.join();
+}
+
+void Pushing::Stop() {
   {
     MutexLock lock(&mutex_);
     stopping_ = true;
   }
   changed_.NotifyAll();
-  thread_.join();
+}
+
+bool Pushing::Stopping() {
+  MutexLock lock(&mutex_);
+  return stopping_;
 }
 
 void Pushing::Push(int64_t round, const std::string& path) {
@@ -43,7 +52,7 @@ void Pushing::Finish() {
   MutexLock lock(&mutex_);
   ++finishing_;
   changed_.NotifyAll();
-  while (next_ || busy_) changed_.Wait(&mutex_);
+  while ((next_ || busy_) && !stopping_) changed_.Wait(&mutex_);
   --finishing_;
 }
 
@@ -54,7 +63,11 @@ std::vector<pb::CheckpointTended> Pushing::TakeTended() {
 
 bool Pushing::Try(const Named& named, bool* told) {
   const double start = Clock::Real()->MonotonicSeconds();
-  const StatusOr<int64_t> pushed = attempt_(named.path);
+  const StatusOr<int64_t> pushed = attempt_(named.path, [this] { return Stopping(); });
+  if (!pushed.ok() && Stopping()) {
+    LOG(INFO) << "the push of " << named.path << " to " << place_ << " is given up";
+    return true;
+  }
   std::error_code error;
   const bool gone = !pushed.ok() && !std::filesystem::exists(named.path, error);
   if (gone) {
@@ -114,16 +127,18 @@ void Pushing::Run() {
 Status CheckPlace(const std::string& place) { return checkpoint::S3Place::Parse(place).status(); }
 
 Pushing::Attempt PushToPlace(const std::string& place) {
-  return [place](const std::string& path) -> StatusOr<int64_t> {
-    checkpoint::PushOptions options;
-    options.path = path;
-    ASSIGN_OR_RETURN(options.directory, checkpoint::S3Place::Parse(place));
-    ASSIGN_OR_RETURN(options.settings, checkpoint::S3Settings::FromEnvironment(""));
-    // A job that went back writes a round anew.
-    options.replace = true;
-    ASSIGN_OR_RETURN(const checkpoint::PushResult pushed, checkpoint::PushToS3(options));
-    return pushed.bytes - pushed.bytes_there;
-  };
+  return
+      [place](const std::string& path, const Pushing::Cancelled& cancelled) -> StatusOr<int64_t> {
+        checkpoint::PushOptions options;
+        options.path = path;
+        ASSIGN_OR_RETURN(options.directory, checkpoint::S3Place::Parse(place));
+        ASSIGN_OR_RETURN(options.settings, checkpoint::S3Settings::FromEnvironment(""));
+        options.settings.cancelled = cancelled;
+        // A job that went back writes a round anew.
+        options.replace = true;
+        ASSIGN_OR_RETURN(const checkpoint::PushResult pushed, checkpoint::PushToS3(options));
+        return pushed.bytes - pushed.bytes_there;
+      };
 }
 
 }  // namespace atl

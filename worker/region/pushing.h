@@ -6,7 +6,8 @@
 //   2. The thread pushes it (checkpoint/s3/push.h): what is there of it already is not sent again,
 //      and the manifest goes last. A failure is told once, and the push is tried again after 5 s,
 //      10 s, ... 5 min, until it is done, a newer one has come, or the checkpoint is gone.
-//   3. Finish() waits for what was named: one attempt, no more tries.
+//   3. Finish() waits for what was named: one attempt, no more tries. Stop() gives it up: an object
+//      store keeps the parts that it has, and whoever pushes that round again goes on from them.
 // Thread rule: any thread calls; one thread of its own.
 #pragma once
 
@@ -25,16 +26,20 @@ namespace atl {
 
 class Pushing {
  public:
-  // What one attempt did: bytes that were sent.
-  using Attempt = std::function<StatusOr<int64_t>(const std::string& path)>;
+  // What one attempt did: bytes that were sent. It ends soon once `cancelled` is true.
+  using Cancelled = std::function<bool()>;
+  using Attempt =
+      std::function<StatusOr<int64_t>(const std::string& path, const Cancelled& cancelled)>;
 
   // `place`, for messages, is where `attempt` pushes to. Tests have attempts of their own, and
   // shorter waits.
   Pushing(std::string place, Attempt attempt, double first_wait_seconds = 5);
-  ~Pushing();  // ends when the attempt under way has
+  ~Pushing();  // stops
 
   void Push(int64_t round, const std::string& path);
   void Finish();
+  // For a region that leaves: it has no time, and others push the next one. Nothing follows.
+  void Stop();
   // What has ended since the last call.
   std::vector<pb::CheckpointTended> TakeTended();
 
@@ -44,6 +49,7 @@ class Pushing {
     std::string path;
   };
   void Run();
+  bool Stopping();
   // Whether it is done with; `told` is whether a failure of it has been told.
   bool Try(const Named& named, bool* told);
   // Until it is time for another attempt at `named`; false: there is none.

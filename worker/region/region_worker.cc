@@ -96,7 +96,13 @@ Status RegionWorker::Run(const pb::RegionCommand& command, pb::RegionAnswer* ans
     case pb::RegionCommand::kFinish:
       Doing("waiting for the checkpoints that are being written");
       saver_->Wait();
-      if (pushing_ != nullptr) pushing_->Finish();
+      if (pushing_ == nullptr) break;
+      // Whoever leaves has no time to lose; a job that stops has pushed its last one (Save).
+      if (command.finish().exit_code() == static_cast<int>(ExitCode::kStoppedCleanly)) {
+        pushing_->Stop();
+      } else {
+        pushing_->Finish();
+      }
       break;
     case pb::RegionCommand::BODY_NOT_SET:
       break;
