@@ -1,4 +1,5 @@
-// For hf_export_test.py: a tiny model's checkpoint and its logits, as the trainer computes them.
+// For hf_export_test.py and open_with_hugging_face.py: a tiny model's checkpoint and its logits, as
+// the trainer computes them.
 //
 //   hf_sample write DIR tied|untied   saves DIR/round-000007, prints the logits of its model
 //   hf_sample logits CHECKPOINT       loads a checkpoint into a new trainer, prints its logits
@@ -26,9 +27,9 @@ std::vector<checkpoint::TensorSpec> SpecsOf(const Trainer& trainer) {
   return specs;
 }
 
-Status PrintLogits(Trainer& trainer) {
+Status PrintLogits(Trainer& trainer, int64_t vocabulary) {
   const std::vector<int32_t> tokens = RandomTokens(3, kSequence);
-  std::vector<float> logits(kSequence * kVocabulary);
+  std::vector<float> logits(kSequence * vocabulary);
   RETURN_IF_ERROR(trainer.Logits(tokens, 1, kSequence, logits));
   const std::string numbers = absl::StrJoin(logits, ",", [](std::string* out, float value) {
     absl::StrAppend(out, absl::StrFormat("%.9g", value));
@@ -64,7 +65,7 @@ Status Write(const std::string& directory, bool tied) {
            expected[i].elements == options.tensors[i].elements;
   }
   if (!same) return absl::InternalError("TensorsOf is not the trainer's layout");
-  return PrintLogits(*trainer);
+  return PrintLogits(*trainer, kVocabulary);
 }
 
 Status Logits(const std::string& path) {
@@ -75,7 +76,7 @@ Status Logits(const std::string& path) {
   std::vector<float> flat(trainer->size());
   RETURN_IF_ERROR(opened->Read("model", SpecsOf(*trainer), {0, trainer->size()}, flat));
   RETURN_IF_ERROR(trainer->Write(Vector::kParameters, 0, flat));
-  return PrintLogits(*trainer);
+  return PrintLogits(*trainer, options.model.vocab_size());
 }
 
 }  // namespace
