@@ -2,7 +2,10 @@
 // endpoint come from the environment (checkpoint/s3/client.h).
 #include "cli/checkpoint_s3.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -18,6 +21,7 @@
 #include "checkpoint/repair.h"
 #include "checkpoint/s3/push.h"
 #include "checkpoint/s3/source.h"
+#include "checkpoint/transfer/source_pull.h"
 #include "cli/bar.h"
 #include "cli/checkpoint.h"
 
@@ -76,6 +80,70 @@ StatusOr<ExitCode> Push(const ParsedFlags& flags, Output& output) {
   return ExitCode::kDone;
 }
 
+ExitCode TellPulled(const checkpoint::SourcePullResult& pulled, const std::string& source,
+                    int64_t round, bool was_there, Output& output) {
+  for (const checkpoint::ChunkId& lost : pulled.lost) {
+    output.Print(absl::StrCat("  ", source, " lacks ", lost.file,
+                              lost.chunk >= 0 ? absl::StrCat(" chunk ", lost.chunk) : "",
+                              ", or has it damaged\n"));
+  }
+  const bool whole = pulled.lost.empty();
+  const std::string before =
+      pulled.resumed > 0 ? absl::StrCat(", ", Bytes(pulled.resumed), " were here") : "";
+  output.Print(absl::StrCat(pulled.path, whole ? " is there and verified: " : " is not whole: ",
+                            Bytes(pulled.received), " from ", source, before, "\n"));
+  output.Answer({{"path", pulled.path},
+                 {"round", round},
+                 {"source", source},
+                 {"received_bytes", pulled.received},
+                 {"resumed_bytes", pulled.resumed},
+                 {"whole", whole},
+                 {"was_there", was_there}});
+  return whole ? ExitCode::kDone : ExitCode::kUsage;
+}
+
+// What is not there of a checkpoint that has the source's manifest, if anything.
+StatusOr<ExitCode> MendFromS3(std::unique_ptr<checkpoint::ChunkSource> source,
+                              const std::string& path, int64_t round, const std::string& root,
+                              Output& output) {
+  const std::string name = source->name();
+  checkpoint::RepairOptions options;
+  options.path = path;
+  options.root = root;
+  options.sources.push_back(std::move(source));
+  StatusOr<checkpoint::RepairResult> result = absl::UnknownError("it did not run");
+  {
+    Bar bar("check  " + path, &output);
+    options.progress = [&](int64_t done, int64_t total) { bar.Update(done, total); };
+    result = Repair(options);
+  }
+  RETURN_IF_ERROR(result.status());
+  checkpoint::SourcePullResult pulled;
+  pulled.path = path;
+  for (const checkpoint::FetchedFrom& from : result->fetched) pulled.received += from.bytes;
+  pulled.lost = result->lost;
+  return TellPulled(pulled, name, round, result->damages.empty(), output);
+}
+
+StatusOr<ExitCode> GetFromS3(std::unique_ptr<checkpoint::ChunkSource> source,
+                             const std::string& manifest, const std::string& directory,
+                             int64_t round, const std::string& root, Output& output) {
+  checkpoint::SourcePullOptions options;
+  options.source = source.get();
+  options.manifest_text = manifest;
+  options.directory = directory;
+  options.round = round;
+  options.root = root;
+  StatusOr<checkpoint::SourcePullResult> pulled = absl::UnknownError("it did not run");
+  {
+    Bar bar("pull  " + source->name(), &output);
+    options.progress = [&](int64_t done, int64_t total) { bar.Update(done, total); };
+    pulled = PullFromSource(options);
+  }
+  RETURN_IF_ERROR(pulled.status());
+  return TellPulled(*pulled, source->name(), round, false, output);
+}
+
 }  // namespace
 
 bool IsS3(const std::string& place) { return S3Place::Is(place); }
@@ -102,42 +170,21 @@ StatusOr<ExitCode> PullFromS3(const std::string& text, const std::string& direct
                                    " (see `atoll checkpoint ls ", text, "`)"));
   }
   RETURN_IF_ERROR(MakeDirectories(directory));
-  checkpoint::RepairOptions options;
-  options.path = absl::StrCat(directory, "/", checkpoint::RoundName(found->round));
-  options.root = root;
-  options.sources.push_back(MakeS3Source(settings, found->place));
+  auto source = MakeS3Source(settings, found->place);
+  ASSIGN_OR_RETURN(const std::string manifest, source->ReadManifest());
+  const std::string path = absl::StrCat(directory, "/", checkpoint::RoundName(found->round));
+  struct stat info;
+  if (lstat(path.c_str(), &info) != 0) {
+    return GetFromS3(std::move(source), manifest, directory, found->round, root, output);
+  }
   // Repair trusts a manifest that is here already.
-  ASSIGN_OR_RETURN(const std::string manifest, options.sources.back()->ReadManifest());
-  const std::string here = absl::StrCat(options.path, "/", checkpoint::kManifestName);
-  const StatusOr<std::string> there = ReadFile(here, checkpoint::kMaxManifestBytes);
+  const StatusOr<std::string> there =
+      ReadFile(absl::StrCat(path, "/", checkpoint::kManifestName), checkpoint::kMaxManifestBytes);
   if (!absl::IsNotFound(there.status()) && (!there.ok() || *there != manifest)) {
     return UsageError(absl::StrCat(
-        options.path, " is there and is another one. Pull into another directory, or remove it"));
+        path, " is there and is another one. Pull into another directory, or remove it"));
   }
-  StatusOr<checkpoint::RepairResult> result = absl::UnknownError("it did not run");
-  {
-    Bar bar("pull  " + options.path, &output);
-    options.progress = [&](int64_t done, int64_t total) { bar.Update(done, total); };
-    result = Repair(options);
-  }
-  RETURN_IF_ERROR(result.status());
-  int64_t bytes = 0;
-  for (const checkpoint::FetchedFrom& from : result->fetched) bytes += from.bytes;
-  for (const checkpoint::ChunkId& lost : result->lost) {
-    output.Print(absl::StrCat("  ", place.ToString(), " lacks ", lost.file,
-                              lost.chunk >= 0 ? absl::StrCat(" chunk ", lost.chunk) : "",
-                              ", or has it damaged\n"));
-  }
-  output.Print(absl::StrCat(options.path,
-                            result->whole() ? " is there and verified: " : " could not be had: ",
-                            Bytes(bytes), " from ", found->place.ToString(), "\n"));
-  output.Answer({{"path", options.path},
-                 {"round", found->round},
-                 {"source", found->place.ToString()},
-                 {"received_bytes", bytes},
-                 {"whole", result->whole()},
-                 {"was_there", result->damages.empty()}});
-  return result->whole() ? ExitCode::kDone : ExitCode::kUsage;
+  return MendFromS3(std::move(source), path, found->round, root, output);
 }
 
 StatusOr<ExitCode> ListInS3(const std::string& text, Output& output) {

@@ -4,6 +4,8 @@ wire, so it shares nothing with the client. The real servers are tried by script
 
 POST /_control/cut/N: after N more parts every request is refused (403), until another such POST.
 POST /_control/lose/N: the next N completions are done, but their answers are lost (503).
+POST /_control/ranges/N: after N more ranges of objects such requests are refused (403), until
+another such POST (below 0: never). It is answered with the bytes of ranges given since the last.
 POST /_control/endless/1: listings have no end (0: they have one).
 """
 
@@ -81,6 +83,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path.startswith("/_control/lose/"):
             state.lost_answers = int(path.rsplit("/", 1)[1])
             return self.answer(200)
+        if path.startswith("/_control/ranges/"):
+            with state.lock:
+                state.ranges_left = int(path.rsplit("/", 1)[1])
+                given, state.ranges_given = state.ranges_given, 0
+            return self.answer(200, str(given))
         if path.startswith("/_control/endless/"):
             state.endless = path.endswith("/1")
             return self.answer(200)
@@ -154,6 +161,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         headers = [("x-amz-meta-atoll-root", root)]
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if match:
+            if state.ranges_left == 0:
+                return self.refuse(403, "Cut")
+            state.ranges_left -= 1
+            state.ranges_given += int(match[2]) + 1 - int(match[1])
             return self.answer(206, data[int(match[1]):int(match[2]) + 1], headers)
         if self.command == "HEAD":
             headers.append(("Content-Length", str(len(data))))
@@ -199,7 +210,17 @@ class State:
         self.uploads = {}
         self.parts_left = -1  # below 0: no cut
         self.lost_answers = 0
+        self.ranges_left = -1  # below 0: no end
+        self.ranges_given = 0  # bytes
         self.endless = False
+
+
+SERVERS = {}  # by URL
+
+
+def objects(url):
+    """The server's objects: key -> (bytes, root)."""
+    return SERVERS[url].state.objects
 
 
 def start():
@@ -208,4 +229,6 @@ def start():
     server.daemon_threads = True
     server.state = State()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_address[1]}"
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    SERVERS[url] = server
+    return url

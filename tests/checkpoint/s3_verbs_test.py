@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import urllib.request
 
 import s3_server
 
@@ -82,6 +83,54 @@ class S3Verbs(unittest.TestCase):
         self.run_verb(0, "prune", PLACE, "--keep=1", "--keep_every=7")
         listed = self.run_verb(0, "ls", PLACE)["checkpoints"]
         self.assertEqual([one["round"] for one in listed], [9, 7])
+
+    def ranges(self, more):
+        """Lets so many more ranges be read; bytes of them that were given since the last time."""
+        ask = urllib.request.Request(f"{self.endpoint}/_control/ranges/{more}", method="POST")
+        with urllib.request.urlopen(ask, timeout=60) as answer:
+            return int(answer.read())
+
+    def test_a_pull_that_is_cut_goes_on_where_it_was(self):
+        wanted = self.run_verb(0, "push", self.here, PLACE)["bytes"]
+        there = os.path.join(self.directory.name, "there")
+        self.ranges(1)
+        self.run_verb(4, "pull", PLACE, there)
+        first = self.ranges(1)
+        self.assertTrue(0 < first < wanted)
+        self.assertFalse(os.path.exists(f"{there}/round-000009"))
+        self.run_verb(4, "pull", PLACE, there)
+        second = self.ranges(-1)
+        self.assertTrue(0 < second < wanted - first)
+        done = self.run_verb(0, "pull", PLACE, there)
+        # What was verified before a cut is not asked for again.
+        self.assertEqual(done["resumed_bytes"], first + second)
+        self.assertEqual(self.ranges(-1), wanted - first - second)
+        self.assertEqual(done["received_bytes"], wanted - first - second)
+        self.assertTrue(self.run_verb(0, "verify", done["path"])["whole"])
+        self.assertEqual([name for name in os.listdir(there) if name.endswith(".pull")], [])
+        self.assertTrue(self.run_verb(0, "pull", PLACE, there)["was_there"])
+
+    def test_a_pull_says_what_is_damaged_there_and_goes_on_when_it_is_mended(self):
+        folder = f"{self.here}/round-000009"
+        model = sorted(f"{folder}/{name}" for name in os.listdir(folder)
+                       if name.startswith("model-"))[0]
+        with open(model, "rb") as file:
+            whole = file.read()
+        self.run_verb(0, "push", self.here, PLACE)
+        objects = s3_server.objects(self.endpoint)
+        key = next(name for name in objects if name.endswith("/" + os.path.basename(model)))
+        data, root = objects[key]
+        objects[key] = (data[:-1] + bytes([data[-1] ^ 1]), root)
+        there = os.path.join(self.directory.name, "there")
+        self.assertFalse(self.run_verb(2, "pull", PLACE, there)["whole"])
+        self.assertFalse(os.path.exists(f"{there}/round-000009"))
+        objects[key] = (data, root)
+        self.ranges(-1)
+        done = self.run_verb(0, "pull", PLACE, there)
+        self.assertEqual(self.ranges(-1), done["received_bytes"])
+        self.assertLessEqual(done["received_bytes"], len(whole))
+        with open(f"{there}/round-000009/{os.path.basename(model)}", "rb") as file:
+            self.assertEqual(file.read(), whole)
 
     def test_mistakes_are_named(self):
         self.run_verb(2, "push", self.here, "s3://")
