@@ -119,6 +119,7 @@ class Core {
   };
   struct Suspicion {
     bool gone = false;
+    bool silent = false;  // it said no more than that
     double since = 0;
     int64_t round = 0;
     std::string what;
@@ -262,6 +263,8 @@ class Core {
 
   // suspicion.cc
   void OnSuspect(RegionEntry& entry, const pb::Suspect& suspect);
+  // For how long words against members that we hear are gathered.
+  double GatherSeconds() const;
   void WeighSuspicions();
   void WatchFence();
   // What the heartbeat shows to be lacking is sent again.

@@ -45,6 +45,7 @@ void Core::LeaveOut(const std::string& region, RegionState state, const std::str
   const bool was_member = entry.IsMember() && MemberOf(view_, region) >= 0;
   if (entry.state() != state) entry.Enter(state, reason, now_);
   entry.caught_up = false;
+  entry.Miss();
   silence_at_ = 0;
   RecordRegion(entry);
   if (ledger_) ledger_->Excuse(region);

@@ -67,7 +67,11 @@ void Core::TakeClock(RegionEntry& entry, double clock) {
   if (!(clock > 0) || !std::isfinite(clock)) return;
   // What a message was on its way makes the difference look larger, never smaller.
   const double offset = now_ - clock;
+  if (!entry.clock_offset) entry.clock_since = now_;
   entry.clock_offset = std::min(entry.clock_offset.value_or(offset), offset);
+  // The first ones may have been said while no orchestrator was there: they look behind by their
+  // age.
+  if (*entry.clock_offset > 0 && now_ < entry.clock_since + kClockSeconds) return;
   if (entry.clock_told || std::abs(*entry.clock_offset) < kClockSeconds) return;
   entry.clock_told = true;
   Event("clock_differs", entry.name(), -1,

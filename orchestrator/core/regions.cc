@@ -1,6 +1,7 @@
 #include "orchestrator/core/regions.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -32,6 +33,7 @@ void RegionEntry::Begin(const pb::Hello& hello, double now) {
   hello_ = hello;
   heard_ = now;
   largest_gap_ = 0;
+  missed_ = false;
   next_sequence_ = std::max<uint64_t>(1, std::min(hello.first_sequence(), kMaxSequence));
   early_.clear();
   doing_.clear();
@@ -55,7 +57,7 @@ void RegionEntry::Begin(const pb::Hello& hello, double now) {
 }
 
 void RegionEntry::Heard(double now) {
-  largest_gap_ = std::max(largest_gap_, now - heard_);
+  if (!std::exchange(missed_, false)) largest_gap_ = std::max(largest_gap_, now - heard_);
   heard_ = std::max(heard_, now);
 }
 

@@ -49,6 +49,8 @@ class RegionEntry {
   // A new attempt: nothing of the one before is kept.
   void Begin(const pb::Hello& hello, double now);
   void Heard(double now);
+  // A peer misses it too, or it is left out: the silence under way is a fault's, not its manner.
+  void Miss() { missed_ = true; }
   // The orchestrator itself stood still: nobody is to blame for that silence.
   void ForgiveSilence(double now) { heard_ = now; }
   double SilenceDeadline() const;
@@ -91,6 +93,7 @@ class RegionEntry {
   int64_t inner_steps = 0;             // that it is to take in a round; 0: the job's
   LeaseTerms terms;                    // of the job file
   std::optional<double> clock_offset;  // ours minus its own; at most so much
+  double clock_since = 0;              // its first word of that
   bool lease_told = false, short_told = false, clock_told = false, notice_told = false;
   int64_t last_round = 0;    // that fits before its lease ends; 0: all of the job's
   double job_ends = 0;       // as it looks; 0: not known
@@ -106,6 +109,7 @@ class RegionEntry {
   pb::Hello hello_;
   double heard_ = 0;
   double largest_gap_ = 0;
+  bool missed_ = false;
   uint64_t next_sequence_ = 1;
   std::map<uint64_t, pb::LeaderMessage> early_;  // beyond next_sequence_; bounded
   std::string doing_;

@@ -3,9 +3,11 @@
 // - A member whose gateway refuses calls is gone: left out at once. So is one that a peer misses
 //   and whose heartbeats have failed to come (RegionEntry::MissedDeadline).
 // - Suspicions against members that still speak to us are gathered for a moment; then the fewest
-//   are left out that part all pairs that cannot hear each other.
+//   are left out that part all pairs that cannot hear each other. Once all others have lost the
+//   same member, more words would change nothing, and it is given half of that to be heard again.
 // - A member whose round is broken needs a view in any case: a fence, if nobody is to blame.
-// - A suspicion falls when its sender reports the round that it waited in.
+// - A suspicion falls when its sender reports the round that it waited in, or hears the other one
+//   again.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +19,9 @@ namespace {
 
 // For the other side's word, and for heartbeats that are late.
 constexpr double kGatherSeconds = 2;
+// Since the last of all others said so.
+constexpr double kLostByAllSeconds = 1;
+constexpr int kLeastWitnesses = 2;
 // A member that lives but does not answer the fence: a rank of it is stuck.
 constexpr double kAnswerSeconds = 20;
 constexpr double kLastHolderSeconds = 600;
@@ -33,12 +38,46 @@ void Core::OnSuspect(RegionEntry& entry, const pb::Suspect& suspect) {
   const bool broke = suspect.silent_seconds() == 0 && suspect.view() == view_.id();
   if (suspect.round() < ledger_->next_round() && !(fetches && broke)) return;
   const std::string& whom = suspect.region() == entry.name() ? "" : suspect.region();
-  if (suspicions_[whom].contains(entry.name()) && !suspect.gone()) return;
-  suspicions_[whom][entry.name()] = {suspect.gone(), now_, suspect.round(), suspect.what()};
+  const bool silent = suspect.silent_seconds() != 0;
+  // Of the view before: nobody waits for that region any more.
+  const bool member = MemberOf(view_, whom) >= 0;
+  if (silent && !member && suspect.view() <= view_.id()) return;
+  const auto said = suspicions_[whom].find(entry.name());
+  const bool known = said != suspicions_[whom].end();
+  if (suspect.silent_seconds() < 0) {
+    if (known && said->second.silent) suspicions_[whom].erase(said);
+    return;
+  }
+  if (known && !suspect.gone()) return;
+  if (silent && member) regions_.at(whom).Miss();
+  suspicions_[whom][entry.name()] = {suspect.gone(), silent, now_, suspect.round(), suspect.what()};
   Event("suspected", suspect.region(), suspect.round(),
         absl::StrCat("region ", entry.name(), " suspects ",
                      whom.empty() ? "somebody" : suspect.region(), ": ", suspect.what()),
         {{"by", entry.name()}, {"silent_seconds", suspect.silent_seconds()}});
+}
+
+double Core::GatherSeconds() const {
+  double gather = kGatherSeconds;
+  for (const auto& [whom, by] : suspicions_) {
+    if (MemberOf(view_, whom) < 0) continue;
+    int witnesses = 0;
+    bool all = true;
+    double newest = 0, oldest = now_;
+    for (const pb::Member& member : view_.members()) {
+      const std::string& other = member.region();
+      if (other == whom || !IsFull(member) || !regions_.at(other).IsMember()) continue;
+      const auto said = by.find(other);
+      all = all && said != by.end() && said->second.silent;
+      if (!all) break;
+      ++witnesses;
+      newest = std::max(newest, said->second.since);
+      oldest = std::min(oldest, said->second.since);
+    }
+    if (!all || witnesses < kLeastWitnesses) continue;
+    gather = std::min(gather, newest - oldest + kLostByAllSeconds);
+  }
+  return gather;
 }
 
 void Core::WeighSuspicions() {
@@ -66,7 +105,7 @@ void Core::WeighSuspicions() {
   for (const auto& [name, entry] : regions_) {
     if (entry.holds_since > 0 && entry.IsMember()) oldest = std::min(oldest, entry.holds_since);
   }
-  if (now_ < oldest + kGatherSeconds) return;
+  if (now_ < oldest + GatherSeconds()) return;
   if (pairs.empty()) return StartFence("a round was broken off");
   while (!pairs.empty()) {
     // The most accusations; then the smaller share; then the later in order.

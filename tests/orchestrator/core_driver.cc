@@ -260,6 +260,17 @@ std::string CoreDriver::Suspect(const std::string& region, const std::string& wh
   return Send(region, std::move(message));
 }
 
+std::string CoreDriver::Silent(const std::string& region, const std::string& whom, int64_t round,
+                               double seconds) {
+  pb::LeaderMessage message;
+  message.mutable_suspect()->set_view(views_.at(region).id());
+  message.mutable_suspect()->set_round(round);
+  message.mutable_suspect()->set_region(whom);
+  message.mutable_suspect()->set_silent_seconds(seconds);
+  message.mutable_suspect()->set_what("silent while waited for");
+  return Send(region, std::move(message));
+}
+
 std::string CoreDriver::Heartbeat(const std::string& region) {
   pb::LeaderMessage message;
   message.mutable_heartbeat()->set_doing("inner step 1/2");

@@ -36,6 +36,9 @@ class CoreDriver {
                    bool never_entered = false);
   std::string Fenced(const std::string& region, int64_t id, int64_t round);
   std::string Suspect(const std::string& region, const std::string& whom, int64_t round, bool gone);
+  // It hears nothing of `whom` for so long; below 0: it hears it again.
+  std::string Silent(const std::string& region, const std::string& whom, int64_t round,
+                     double seconds);
   std::string Heartbeat(const std::string& region);
   std::string Message(const std::string& region, pb::LeaderMessage message);
   // Numbered, as a report of the region's present start.

@@ -110,6 +110,39 @@ TEST_F(Leases, ARegionWhoseClockIsAheadLosesItsLeaseEarlier) {
   EXPECT_THAT(Round(2), HasSubstr("it leaves after round 3, the last that fits"));
 }
 
+// It was said when the orchestrator came back after a minute.
+TEST_F(Leases, HeartbeatsThatWaitedForTheOrchestratorDoNotMakeAClockBehind) {
+  Begin(JobWith(0, 1000));
+  pb::LeaderMessage heartbeat;
+  heartbeat.set_attempt("1");
+  const auto hear = [&](double age) {
+    heartbeat.mutable_heartbeat()->set_view(1);
+    heartbeat.mutable_heartbeat()->set_clock(core_->now() - age);
+    return core_->Message("b", heartbeat);
+  };
+  std::string text;
+  for (int age = 60; age > 0; --age) text += hear(age);
+  for (int i = 0; i < 10; ++i) {
+    text += core_->Advance(1);
+    text += hear(0.1);
+  }
+  EXPECT_THAT(text, Not(HasSubstr("the clock of region")));
+}
+
+TEST_F(Leases, AClockThatIsBehindIsTold) {
+  Begin(JobWith(0, 1000));
+  pb::LeaderMessage heartbeat;
+  heartbeat.set_attempt("1");
+  heartbeat.mutable_heartbeat()->set_view(1);
+  std::string text;
+  for (int i = 0; i < 10; ++i) {
+    heartbeat.mutable_heartbeat()->set_clock(core_->now() - 12);
+    text += core_->Message("b", heartbeat);
+    text += core_->Advance(1);
+  }
+  EXPECT_THAT(text, HasSubstr("is 12.0 s behind the orchestrator's"));
+}
+
 TEST_F(Leases, WhatTheWorkerSaysComesBeforeTheJobFile) {
   core_ = std::make_unique<CoreDriver>(JobWith(0, 45));
   core_->survives = true;

@@ -98,6 +98,90 @@ TEST_F(CoreMembership, ASilentRegionIsNotBelievedDeadWhileItSpeaksToUs) {
   EXPECT_FALSE(core_.core().fencing()) << "a's round went on";
 }
 
+// Of three regions, which all go on to speak to the orchestrator.
+class CoreSilence : public CoreMembership {
+ protected:
+  CoreSilence() { core_.AllRound(1); }
+  // The text of these half seconds, in which all are heard.
+  std::string Pass(int half_seconds) {
+    std::string text;
+    for (int i = 0; i < half_seconds; ++i) {
+      for (const char* region : {"a", "b", "c"}) text += core_.Heartbeat(region);
+      text += core_.Advance(0.5);
+    }
+    return text;
+  }
+  // b is missed by both others, and by the orchestrator, for `seconds`.
+  std::string CutOff(double seconds) {
+    core_.Heartbeat("b");
+    std::string text;
+    for (double passed = 0; passed < seconds; passed += 0.5) {
+      core_.Heartbeat("a");
+      core_.Heartbeat("c");
+      text += core_.Advance(0.5);
+      if (passed != 2) continue;
+      text += core_.Silent("a", "b", 2, 2.5);
+      text += core_.Silent("c", "b", 2, 2.5);
+    }
+    return text;
+  }
+};
+
+TEST_F(CoreSilence, WhomAllOthersMissIsGivenASecond) {
+  core_.Silent("a", "b", 2, 2.5);
+  core_.Silent("c", "b", 2, 2.5);
+  EXPECT_THAT(Pass(1), Not(HasSubstr("left out")));
+  EXPECT_THAT(Pass(1), HasSubstr("region b is left out: it speaks to the orchestrator"));
+}
+
+TEST_F(CoreSilence, WhomOneMissesIsGivenTwo) {
+  core_.Silent("a", "b", 2, 2.5);
+  EXPECT_THAT(Pass(3), Not(HasSubstr("left out")));
+  EXPECT_THAT(Pass(1), HasSubstr("region b is left out"));
+}
+
+TEST_F(CoreSilence, WhoIsHeardAgainIsNotLeftOutThoughTheRoundTakesLong) {
+  core_.Silent("a", "b", 2, 2.5);
+  core_.Silent("c", "b", 2, 2.5);
+  Pass(1);
+  core_.Silent("a", "b", 2, -1);
+  core_.Silent("c", "b", 2, -1);
+  EXPECT_THAT(Pass(20), Not(HasSubstr("ends")));
+  core_.Silent("a", "b", 2, 2.5);
+  EXPECT_THAT(Pass(4), HasSubstr("left out")) << "what is said anew counts anew";
+}
+
+// A word of the view before ended the next one two seconds later.
+TEST_F(CoreSilence, WhoIsNoMemberIsNotWaitedFor) {
+  core_.Fault("b", "a rank is gone");
+  core_.Fenced("a", 2, 1);
+  EXPECT_THAT(core_.Fenced("c", 2, 1), HasSubstr("view 2:"));
+  core_.Silent("a", "b", 2, 2.5);
+  core_.Silent("c", "b", 2, 2.5);
+  EXPECT_THAT(Pass(20), Not(HasSubstr("ends")));
+}
+
+// What it was silent for while it was cut off was taken for its manner: of a region that had once
+// been cut off for 5 s nobody believed for 15 s that it was again.
+TEST_F(CoreSilence, AFaultsSilenceIsNotARegionsManner) {
+  EXPECT_THAT(CutOff(2.5), Not(HasSubstr("left out")));
+  core_.Heartbeat("b");
+  core_.Silent("a", "b", 2, -1);
+  core_.Silent("c", "b", 2, -1);
+  core_.AllRound(2);
+  Pass(4);
+  core_.Heartbeat("b");
+  std::string text;
+  for (int i = 0; i < 6; ++i) {
+    core_.Heartbeat("a");
+    core_.Heartbeat("c");
+    text += core_.Advance(0.5);
+    if (i == 4) text += core_.Silent("a", "b", 3, 2.5);
+  }
+  EXPECT_THAT(text,
+              HasSubstr("left out: a lost it (silent while waited for), and we hear nothing"));
+}
+
 TEST_F(CoreMembership, ANewStartOfAMemberJoinsAgainAsAnObserver) {
   LoseB();
   core_.Fenced("a", 2, 1);

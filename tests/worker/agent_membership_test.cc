@@ -111,6 +111,24 @@ TEST_F(AgentMembership, ANewcomerThatCannotConnectToAViewThatHasBegunSaysThatItH
   EXPECT_EQ(heartbeat.view(), 4);
 }
 
+TEST_F(AgentMembership, WhoIsHeardAgainIsSuspectedAnewAndWhoIsNoMemberNever) {
+  Message(View(4, 3, 0));
+  Message(View(4, 3, 6));
+  ASSERT_TRUE(Answer({}).run->has_reduce());
+  EXPECT_TRUE(agent_.OnSilence("bergen", 2.5, now_).send.empty()) << "it was in the view before";
+  EXPECT_TRUE(agent_.OnHeardAgain("oslo", now_).send.empty()) << "nothing was said of it";
+  for (int time = 0; time < 2; ++time) {
+    const AgentActions silent = agent_.OnSilence("oslo", 2.5, now_);
+    ASSERT_EQ(silent.send.size(), 1u);
+    EXPECT_GT(silent.send[0].suspect().silent_seconds(), 0);
+    EXPECT_TRUE(agent_.OnSilence("oslo", 2.7, now_).send.empty()) << "it is said once";
+    const AgentActions heard = agent_.OnHeardAgain("oslo", now_);
+    ASSERT_EQ(heard.send.size(), 1u);
+    EXPECT_EQ(heard.send[0].suspect().region(), "oslo");
+    EXPECT_LT(heard.send[0].suspect().silent_seconds(), 0);
+  }
+}
+
 TEST_F(AgentMembership, WhoHasCaughtUpGoesOnWhenAllOthersLeave) {
   Message(View(4, 3, 0));
   Message(View(4, 3, 6));

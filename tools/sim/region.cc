@@ -256,6 +256,10 @@ void Region::OnSilence(const std::string& whom, double seconds) {
   Do([&](Agent& agent) { return agent.OnSilence(whom, seconds, Clock()); });
 }
 
+void Region::OnHeardAgain(const std::string& whom) {
+  Do([&](Agent& agent) { return agent.OnHeardAgain(whom, Clock()); });
+}
+
 bool Region::IsMemberWithState() const {
   return agent_ != nullptr && agent_->has_state() && memory_.has_state;
 }

@@ -50,6 +50,7 @@ class Region {
   void OnReduced(ResultPtr result, const std::vector<pb::RoundNote>& notes);
   void OnBroken(const std::string& by, bool gone, const std::string& what);
   void OnSilence(const std::string& whom, double seconds);
+  void OnHeardAgain(const std::string& whom);
 
  private:
   // In memory.

@@ -187,7 +187,7 @@ void Sea::WatchOne(int region, const Group& group) {
       return world_->region(region).OnBroken(NameOf(other), true, "its gateway refuses the call");
     }
     if (Reaches(region, other)) {
-      silent_since_.erase(pair);
+      if (silent_since_.erase(pair) > 0) world_->region(region).OnHeardAgain(NameOf(other));
       continue;
     }
     const double since = silent_since_.try_emplace(pair, world_->now()).first->second;

@@ -130,6 +130,8 @@ class Agent {
   AgentActions OnStopRequested(const std::string& reason, double now);
   // A member that the command under way waits for has been silent for so long.
   AgentActions OnSilence(const std::string& region, double seconds, double now);
+  // It is heard again, or no longer waited for.
+  AgentActions OnHeardAgain(const std::string& region, double now);
   AgentActions OnLink(Link link, const std::string& text, double now);
   // Call at least once a second.
   AgentActions OnTick(double now);

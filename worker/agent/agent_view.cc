@@ -222,14 +222,31 @@ void Agent::OnDrain(const pb::Drain& drain, double now, AgentActions* actions) {
 AgentActions Agent::OnSilence(const std::string& region, double seconds, double now) {
   AgentActions actions;
   const bool waits = state_ == State::kReducing || state_ == State::kSwitching;
-  if (!options_.survives || !busy_ || !waits || !suspected_.insert(region).second) return actions;
+  if (!options_.survives || !busy_ || !waits) return actions;
+  const pb::View& view = state_ == State::kSwitching && next_view_ ? *next_view_ : view_;
+  // What the workers wait for may still be of the view before.
+  if (MemberOf(view, region) < 0 || !suspected_.insert(region).second) return actions;
+  pb::LeaderMessage message;
+  pb::Suspect* suspect = message.mutable_suspect();
+  suspect->set_view(view.id());
+  suspect->set_round(committed_ + 1);
+  suspect->set_region(region);
+  suspect->set_silent_seconds(seconds);
+  suspect->set_what(absl::StrCat("silent while waited for in the ", DoingText()));
+  Report(std::move(message), now, &actions);
+  return actions;
+}
+
+AgentActions Agent::OnHeardAgain(const std::string& region, double now) {
+  AgentActions actions;
+  if (suspected_.erase(region) == 0 || !busy_) return actions;
   pb::LeaderMessage message;
   pb::Suspect* suspect = message.mutable_suspect();
   suspect->set_view(state_ == State::kSwitching && next_view_ ? next_view_->id() : view_.id());
   suspect->set_round(committed_ + 1);
   suspect->set_region(region);
-  suspect->set_silent_seconds(seconds);
-  suspect->set_what(absl::StrCat("silent while waited for in the ", DoingText()));
+  suspect->set_silent_seconds(-1);
+  suspect->set_what("heard again");
   Report(std::move(message), now, &actions);
   return actions;
 }

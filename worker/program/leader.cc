@@ -79,9 +79,7 @@ AgentExit Leader::Run(bool* region_ended) {
       signal_told = true;
       Apply(agent_.OnStopRequested(signal, now));
     }
-    for (const auto& [region, seconds] : worker_->silent()) {
-      Apply(agent_.OnSilence(region, seconds, now));
-    }
+    TellSilence(now);
     Apply(agent_.OnTick(now));
     SendHeartbeat(now);
   }
@@ -100,6 +98,15 @@ void Leader::Apply(AgentActions actions) {
   if (actions.mend) worker_->Mend(actions.mend->order, actions.mend->view);
   if (actions.run) Submit(*std::move(actions.run));
   if (actions.exit && !exit_) exit_ = std::move(actions.exit);
+}
+
+void Leader::TellSilence(double now) {
+  const std::map<std::string, double> silent = worker_->silent();
+  for (const auto& [region, since] : silent_) {
+    if (!silent.contains(region)) Apply(agent_.OnHeardAgain(region, now));
+  }
+  for (const auto& [region, seconds] : silent) Apply(agent_.OnSilence(region, seconds, now));
+  silent_ = silent;
 }
 
 void Leader::SendHeartbeat(double now) {

@@ -7,7 +7,9 @@
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -34,6 +36,7 @@ class Leader {
   void CommandThread();
   void Submit(pb::RegionCommand command);
   bool FinishRegion(ExitCode code);
+  void TellSilence(double now);
   void SendHeartbeat(double now);
   pb::LeaderMessage CurrentHeartbeat() const;
 
@@ -45,7 +48,8 @@ class Leader {
   const std::function<const char*()> stop_signal_;
   std::optional<AgentExit> exit_;
   double heartbeat_at_ = 0;
-  int64_t submitted_ = 0;  // commands, as the worker counts them
+  std::map<std::string, double> silent_;  // as last told
+  int64_t submitted_ = 0;                 // commands, as the worker counts them
 
   Mutex mutex_;
   CondVar changed_;
