@@ -78,8 +78,9 @@ StatusOr<pb::Job> LoadTrainJob(const ParsedFlags& flags, const Stage& stage) {
   if (flags.Has("resume")) overrides.push_back(absl::StrCat("resume=", flags.Text("resume")));
   ASSIGN_OR_RETURN(pb::Job job, LoadJob(flags.positional()[0], overrides));
   if (!stage.regions.empty()) {
-    job.clear_regions();
-    for (const auto& [name, place] : stage.regions) job.add_regions()->set_name(name);
+    std::vector<std::string> names;
+    for (const auto& [name, place] : stage.regions) names.push_back(name);
+    SetRegions(names, &job);
   } else if (flags.Has("regions")) {
     SetRegionCount(&job, static_cast<int>(flags.Count("regions")));
   }
@@ -159,6 +160,19 @@ StatusOr<double> CheckpointBytes(const pb::Job& job, int workers) {
 }
 
 }  // namespace
+
+void SetRegions(const std::vector<std::string>& names, pb::Job* job) {
+  const pb::Job before = *job;
+  job->clear_regions();
+  for (const std::string& name : names) {
+    pb::Region* const region = job->add_regions();
+    for (const pb::Region& described : before.regions()) {
+      if (described.name() == name) *region = described;
+    }
+    region->set_name(name);
+    region->clear_serve();
+  }
+}
 
 std::string FindProgram(const std::string& name, const std::string& path) {
   for (absl::string_view directory : absl::StrSplit(path, ':', absl::SkipEmpty())) {

@@ -69,6 +69,9 @@ StatusOr<TrainSetup> PrepareTraining(const ParsedFlags& flags, Output* output,
 // The parts, for tests.
 // The first `name` in the directories of `path` (as in $PATH) that can be executed; empty if none.
 std::string FindProgram(const std::string& name, const std::string& path);
+// The job's regions are these. What the job file says of a region of that name, such as its lease,
+// holds; where it gives its checkpoints does not: that is an address of its real place.
+void SetRegions(const std::vector<std::string>& names, pb::Job* job);
 // Keys by which `job` trains another model or on other data than `former`: "model.layers", "seed".
 std::vector<std::string> KeysOfAnotherJob(const pb::Job& former, const pb::Job& job);
 // Moves what a former job left in `run_dir` to "run_dir/former-N"; returns that directory. Keys and

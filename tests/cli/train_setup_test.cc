@@ -52,6 +52,22 @@ TEST_F(TrainSetupTest, ProgramsAreFoundInTheOrderOfThePath) {
   EXPECT_EQ(FindProgram("other", path), "");
 }
 
+// `atoll rehearse` forgot the leases.
+TEST_F(TrainSetupTest, ALabsRegionsKeepTheLeasesOfTheJob) {
+  pb::Job job;
+  job.add_regions()->set_name("oslo");
+  job.mutable_regions(0)->mutable_lease()->set_end("2026-11-30T18:00:00Z");
+  job.mutable_regions(0)->set_serve("10.0.0.1:7000");
+  job.add_regions()->set_name("johor");
+  SetRegions({"bergen", "oslo"}, &job);
+  ASSERT_EQ(job.regions_size(), 2);
+  EXPECT_EQ(job.regions(0).name(), "bergen");
+  EXPECT_FALSE(job.regions(0).has_lease());
+  EXPECT_EQ(job.regions(1).name(), "oslo");
+  EXPECT_EQ(job.regions(1).lease().end(), "2026-11-30T18:00:00Z");
+  EXPECT_EQ(job.regions(1).serve(), "");
+}
+
 TEST_F(TrainSetupTest, AnotherModelOrOtherDataIsAnotherJobAndMoreRoundsAreNot) {
   pb::Job former, job;
   former.mutable_train()->set_rounds(10);
