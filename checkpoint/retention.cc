@@ -3,11 +3,15 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 
+#include <array>
 #include <cerrno>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
@@ -34,24 +38,60 @@ int64_t BytesIn(const std::string& path) {
   return bytes;
 }
 
-// Takes out of `found` what is damaged among the newest, until `keep` whole ones were seen.
-Status TakeOutDamaged(const PruneOptions& options, std::vector<Found>* found,
-                      std::vector<std::string>* ignored) {
-  int64_t whole = 0;
-  for (auto each = found->begin(); each != found->end() && whole < options.keep;) {
+// Changes whenever another checkpoint takes the place.
+using Identity = std::optional<std::array<int64_t, 4>>;
+Identity IdentityOf(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) return std::nullopt;
+  return {{static_cast<int64_t>(info.st_dev), static_cast<int64_t>(info.st_ino),
+           info.st_ctim.tv_sec, info.st_ctim.tv_nsec}};
+}
+
+// What was read of the newest, by path.
+struct Verified {
+  std::map<std::string, Identity> whole;
+  std::map<std::string, std::pair<Identity, std::string>> damaged;  // with what is wrong
+};
+
+// Reads the newest until `keep` whole ones were seen. One that is removed meanwhile is neither.
+StatusOr<Verified> VerifyNewest(const PruneOptions& options) {
+  Verified verified;
+  for (const Found& each : List(options.directory, nullptr)) {
+    if (static_cast<int64_t>(verified.whole.size()) >= options.keep) break;
+    const Identity identity = IdentityOf(each.path);
     InspectOptions inspect;
     inspect.progress = options.progress;
-    ASSIGN_OR_RETURN(const Inspection inspection, Inspect(each->path, inspect));
-    if (inspection.whole()) {
+    const StatusOr<Inspection> inspection = Inspect(each.path, inspect);
+    if (identity != IdentityOf(each.path)) continue;
+    RETURN_IF_ERROR(inspection.status());
+    if (inspection->whole()) {
+      verified.whole[each.path] = identity;
+      continue;
+    }
+    const Damage& first = inspection->damages.front();
+    verified.damaged[each.path] = {
+        identity, absl::StrCat(each.path, ": damaged (", first.file, ": ", first.message, ")")};
+  }
+  return verified;
+}
+
+// Leaves in `found`, newest first, what counts: `keep` verified ones, and all behind them.
+void LeaveVerified(const PruneOptions& options, const Verified& verified, std::vector<Found>* found,
+                   std::vector<std::string>* ignored) {
+  int64_t whole = 0;
+  for (auto each = found->begin(); each != found->end() && whole < options.keep;) {
+    const Identity identity = IdentityOf(each->path);
+    const auto seen = verified.whole.find(each->path);
+    if (identity && seen != verified.whole.end() && seen->second == identity) {
       ++whole, ++each;
       continue;
     }
-    const Damage& first = inspection.damages.front();
-    ignored->push_back(
-        absl::StrCat(each->path, ": damaged (", first.file, ": ", first.message, ")"));
+    const auto damaged = verified.damaged.find(each->path);
+    const bool is_damaged = damaged != verified.damaged.end() && damaged->second.first == identity;
+    ignored->push_back(is_damaged ? damaged->second.second
+                                  : absl::StrCat(each->path, ": not read, so it stays"));
     each = found->erase(each);
   }
-  return OkStatus();
 }
 
 }  // namespace
@@ -93,14 +133,18 @@ StatusOr<PruneResult> Prune(const PruneOptions& options) {
   if (!std::filesystem::is_directory(options.directory, error)) {
     return UsageError(absl::StrCat(options.directory, " is no directory of checkpoints"));
   }
+  Verified verified;
+  if (options.verify) {
+    ASSIGN_OR_RETURN(verified, VerifyNewest(options));
+  }
   std::optional<FileLock> lock;
   if (!options.dry_run) {
-    ASSIGN_OR_RETURN(lock, LockDirectory(options.directory, 0));
+    ASSIGN_OR_RETURN(lock, LockDirectory(options.directory, options.lock_seconds));
     ClearLeftovers(options.directory);
   }
   PruneResult result;
   std::vector<Found> found = List(options.directory, &result.ignored);
-  if (options.verify) RETURN_IF_ERROR(TakeOutDamaged(options, &found, &result.ignored));
+  if (options.verify) LeaveVerified(options, verified, &found, &result.ignored);
   std::set<int64_t> rounds;
   for (const Found& each : found) rounds.insert(each.description.round);
   const std::set<int64_t> stay = RoundsThatStay(rounds, options.keep, options.keep_every);

@@ -30,9 +30,10 @@ struct PruneOptions {
   int64_t keep = 3;
   int64_t keep_every = 0;
   bool dry_run = false;
-  // Before anything is removed, every chunk of the `keep` newest is checked, and one that is
-  // damaged does not count.
+  // Before anything is removed, every chunk of the `keep` newest is checked, without the lock, and
+  // one that is damaged does not count. Nor does one that has come or changed since: it stays.
   bool verify = false;
+  double lock_seconds = 0;  // to wait for who has the lock
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;  // of verify
 };
 
@@ -44,8 +45,8 @@ struct PruneResult {
   int64_t bytes_removed = 0;
 };
 
-// Holds the lock of the directory: never beside a save. Errors: no such directory, keep below 1
-// (exit code 2), the lock is held.
+// Holds the lock of the directory while it removes: never beside a save. Errors: no such directory,
+// keep below 1 (exit code 2), the lock is held.
 StatusOr<PruneResult> Prune(const PruneOptions& options);
 
 }  // namespace atl::checkpoint

@@ -49,6 +49,8 @@ StatusOr<ExitCode> Run(const ParsedFlags& flags, Output& output) {
   options.keep_every = flags.Count("keep_every");
   options.dry_run = flags.Switch("dry_run");
   options.verify = flags.Switch("verify");
+  // Who has read for an hour is not to begin anew because a save runs just then.
+  if (options.verify) options.lock_seconds = 600;
   json objects = json::array();
   int64_t bytes = 0;
   bool failed = false;
@@ -85,7 +87,7 @@ Verb CheckpointPruneVerb() {
            "DIR is a directory of checkpoints, or a run directory (each region's on its own), or "
            "s3://BUCKET/PREFIX. "
            "What can't be used counts for nothing and is never removed. Refused while a save "
-           "runs there. Killed at any moment, it leaves whole checkpoints only.",
+           "runs there; with --verify, which reads beside saves, it waits for the save's end. Killed at any moment, it leaves whole checkpoints only.",
        .flags = {{.name = "keep",
                   .kind = FlagKind::kCount,
                   .placeholder = "N",

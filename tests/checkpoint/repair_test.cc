@@ -482,15 +482,17 @@ TEST(RoundsThatStay, AreTheNewestAndTheMilestones) {
 class Rounds : public testing::Test {
  protected:
   void SetUp() override {
+    for (int64_t round = 1; round <= 6; ++round) Save(round);
+    options_.directory = directory_.path();
+  }
+  void Save(int64_t round) {
     SaveJob job;
+    job.round = round;
     job.directory = directory_.path();
     job.tensors = {{"a", {10}, {0, 10}}};
     job.prefixes = {"model"};
     job.keep = 100;
-    for (job.round = 1; job.round <= 6; ++job.round) {
-      for (const auto& result : SaveEverywhere(job)) ASSERT_TRUE(result.ok()) << result.status();
-    }
-    options_.directory = directory_.path();
+    for (const auto& result : SaveEverywhere(job)) ASSERT_TRUE(result.ok()) << result.status();
   }
   std::string Model(int round) const {
     return directory_.path() + "/" + RoundName(round) + "/model-00001-of-00001.safetensors";
@@ -533,6 +535,39 @@ TEST_F(Rounds, PruneWithVerifyDoesNotCountADamagedOne) {
   options_.verify = true;
   const auto result = Prune(options_);
   ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(NamesIn(directory_.path()), ElementsAre(".lock", "round-000005", "round-000006"));
+}
+
+TEST_F(Rounds, PruneVerifiesBesideASaveAndWhatComesMeanwhileStaysAndDoesNotCount) {
+  options_.keep = 1;
+  options_.verify = true;
+  bool saved = false;
+  options_.progress = [&](int64_t, int64_t) {
+    if (!std::exchange(saved, true)) Save(7);  // which takes the lock
+  };
+  const auto result = Prune(options_);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(saved);
+  ASSERT_EQ(result->ignored.size(), 1u);
+  EXPECT_THAT(result->ignored[0], HasSubstr("round-000007: not read, so it stays"));
+  EXPECT_THAT(NamesIn(directory_.path()), ElementsAre(".lock", "round-000006", "round-000007"));
+}
+
+TEST_F(Rounds, PruneDoesNotCountWhatWasReplacedWhileItWasRead) {
+  options_.keep = 1;
+  options_.verify = true;
+  const TemporaryDirectory elsewhere;
+  bool changed = false;
+  options_.progress = [&](int64_t, int64_t) {
+    if (std::exchange(changed, true)) return;
+    const std::string place = directory_.path() + "/" + RoundName(6);
+    fs::copy(place, elsewhere.path() + "/copy", fs::copy_options::recursive);
+    fs::rename(place, elsewhere.path() + "/read");
+    fs::rename(elsewhere.path() + "/copy", place);
+  };
+  const auto result = Prune(options_);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(changed);
   EXPECT_THAT(NamesIn(directory_.path()), ElementsAre(".lock", "round-000005", "round-000006"));
 }
 
