@@ -87,7 +87,9 @@ Verb CheckpointPruneVerb() {
            "DIR is a directory of checkpoints, or a run directory (each region's on its own), or "
            "s3://BUCKET/PREFIX. "
            "What can't be used counts for nothing and is never removed. Refused while a save "
-           "runs there; with --verify, which reads beside saves, it waits for the save's end. Killed at any moment, it leaves whole checkpoints only.",
+           "runs there; with --verify, which reads beside saves, it waits for the save's end. "
+           "Killed "
+           "at any moment, it leaves whole checkpoints only.",
        .flags = {{.name = "keep",
                   .kind = FlagKind::kCount,
                   .placeholder = "N",

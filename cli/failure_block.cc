@@ -172,11 +172,15 @@ std::string LostText(const nlohmann::json& summary) {
   const int64_t committed = static_cast<int64_t>(NumberOr(summary, "rounds_committed", 0));
   const int64_t saved = static_cast<int64_t>(NumberOr(summary, "last_checkpoint", 0));
   if (committed <= 0) return "nothing: no round was committed yet";
-  if (saved >= committed) return "nothing committed: the checkpoint of the last round is complete";
-  return absl::StrCat(committed - saved, " committed rounds (", saved + 1, " to ", committed,
-                      ") must be trained again",
-                      saved > 0 ? absl::StrCat(": the newest checkpoint is of round ", saved)
-                                : std::string(": there is no checkpoint yet"));
+  if (saved >= committed) {
+    return absl::StrCat("nothing committed: the checkpoint of the last round is complete",
+                        DiffersText(summary));
+  }
+  return absl::StrCat(
+      committed - saved, " committed rounds (", saved + 1, " to ", committed,
+      ") must be trained again",
+      saved > 0 ? absl::StrCat(": the newest checkpoint is of round ", saved, DiffersText(summary))
+                : std::string(": there is no checkpoint yet"));
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
 #include "cli/progress.h"
 
 #include <algorithm>
-#include <set>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
 #include "base/units.h"
 
 namespace atl {
@@ -16,32 +17,38 @@ constexpr size_t kEtaRounds = 12;
 constexpr size_t kPaintedColumns = 79;
 
 // Events that users see while they wait; the others have a line elsewhere or are for the file.
+constexpr absl::string_view kNews[] = {"resume",
+                                       "checkpoint_unusable",
+                                       "checkpoints_ignored",
+                                       "rounds_superseded",
+                                       "view",
+                                       "checkpoint_complete",
+                                       "checkpoint_differs",
+                                       "checkpoint_mended",
+                                       "checkpoint_not_mended",
+                                       "checkpoint_decided",
+                                       "checkpoint_undecided",
+                                       "region_refused",
+                                       "region_replaced",
+                                       "region_silent",
+                                       "fault",
+                                       "fence",
+                                       "left_out",
+                                       "leaving",
+                                       "drain",
+                                       "lease_ends",
+                                       "lease_short",
+                                       "lease_too_short",
+                                       "clock_differs",
+                                       "caught_up",
+                                       "orchestrator_back",
+                                       "no_members",
+                                       "stop",
+                                       "left_apart",
+                                       "paused"};
+
 bool IsNews(const std::string& kind) {
-  static const std::set<std::string>* const kinds = new std::set<std::string>{"resume",
-                                                                              "checkpoint_unusable",
-                                                                              "checkpoints_ignored",
-                                                                              "rounds_superseded",
-                                                                              "view",
-                                                                              "checkpoint_complete",
-                                                                              "region_refused",
-                                                                              "region_replaced",
-                                                                              "region_silent",
-                                                                              "fault",
-                                                                              "fence",
-                                                                              "left_out",
-                                                                              "leaving",
-                                                                              "drain",
-                                                                              "lease_ends",
-                                                                              "lease_short",
-                                                                              "lease_too_short",
-                                                                              "clock_differs",
-                                                                              "caught_up",
-                                                                              "orchestrator_back",
-                                                                              "no_members",
-                                                                              "stop",
-                                                                              "left_apart",
-                                                                              "paused"};
-  return kinds->count(kind) > 0;
+  return std::find(std::begin(kNews), std::end(kNews), kind) != std::end(kNews);
 }
 
 }  // namespace

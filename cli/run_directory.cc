@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
 
@@ -79,6 +80,19 @@ std::string AttemptDirectory(const std::string& run_dir, const std::string& regi
 double NumberOr(const Json& object, const char* member, double fallback) {
   const auto found = object.find(member);
   return found != object.end() && found->is_number() ? found->get<double>() : fallback;
+}
+
+std::string DiffersText(const nlohmann::json& summary) {
+  std::vector<std::string> regions;
+  const auto found = summary.find("last_checkpoint_differs_in");
+  if (found != summary.end() && found->is_array()) {
+    for (const nlohmann::json& region : *found) {
+      if (region.is_string()) regions.push_back(region.get<std::string>());
+    }
+  }
+  if (regions.empty()) return "";
+  return absl::StrCat(", but not the same in ", absl::StrJoin(regions, ", "),
+                      " (events checkpoint_differs and later)");
 }
 
 std::string TextOr(const Json& object, const char* member, const std::string& fallback) {

@@ -67,6 +67,8 @@ nlohmann::json ReadSummary(const std::string& run_dir);
 // A member if it is there and of that type, else the fallback.
 double NumberOr(const nlohmann::json& object, const char* member, double fallback);
 std::string TextOr(const nlohmann::json& object, const char* member, const std::string& fallback);
+// Where the newest checkpoint's replicas differ: ", but not the same in a, b (...)"; else empty.
+std::string DiffersText(const nlohmann::json& summary);
 
 struct OrchestratorInfo {
   std::string address;

@@ -223,7 +223,7 @@ std::string ToText(const RunStatus& status, const Output& output) {
                   checkpoint > 0
                       ? absl::StrFormat("round %.0f, complete in every region", checkpoint)
                       : std::string("none yet"),
-                  "\n");
+                  DiffersText(status.summary), "\n");
   if (status.event) {
     absl::StrAppend(&text, " last event  ",
                     absl::FormatTime("%H:%M:%S UTC  ", status.event->time, absl::UTCTimeZone()),

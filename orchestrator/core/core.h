@@ -212,9 +212,15 @@ class Core {
   void OnCheckpoint(RegionEntry& entry, const pb::CheckpointReport& report);
   void TellReplicaDifferences(int64_t round,
                               const std::map<std::string, pb::CheckpointReport>& reports);
-  // Whether the regions are told to mend it.
+  // Whether the regions are told to mend it. `paths`: their checkpoints.
   bool HaveMended(const ReplicaDifference& difference, int64_t round,
-                  const std::map<std::string, pb::CheckpointReport>& reports);
+                  const std::map<std::string, std::string>& paths);
+  // Whether the regions are told to say whose is right.
+  bool HaveProved(int64_t round, const std::map<std::string, pb::CheckpointReport>& reports);
+  // False: it is no answer to that.
+  bool TakeProof(const RegionEntry& entry, const pb::CheckpointTended& tended);
+  void Decide(int64_t round, const ReplicaProof& proof);
+  bool TendsCheckpoints(int64_t round) const;
   void OnTended(RegionEntry& entry, const pb::CheckpointTended& tended);
   bool InView(const RegionEntry& entry, int64_t view) const;
   int64_t FullMembers() const;
@@ -333,6 +339,7 @@ class Core {
   std::map<int64_t, int64_t> full_of_;  // full members of the newest views
   std::map<int64_t, std::map<std::string, pb::CheckpointReport>> checkpoints_;
   int64_t last_checkpoint_ = 0;
+  std::map<int64_t, ReplicaProof> proofs_;  // asked for, not yet decided
 
   std::string stop_reason_;
   double decide_at_ = 0;  // kFailing: no longer waits for the blamed region

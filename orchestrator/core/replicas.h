@@ -7,10 +7,13 @@
 //   1. The roots: those of a minority differ. Without a majority every region is named.
 //   2. Of those, file by file and chunk by chunk against the majority (without one: against the
 //      first region by name). What a region left out for its size is compared no further.
+//   3. Without a majority each region is asked whether its replica holds the state that has the
+//      round's digest, on which all agreed. If some do, and those are the same, they are right.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +29,15 @@ struct ReplicaDifference {
   // Regions of the majority, and their root; none: there is no majority.
   std::vector<std::string> right;
   std::string right_root;
+};
+
+// Without a majority: what the regions say of their own replicas.
+struct ReplicaProof {
+  struct Replica {
+    std::string path, root;
+    std::optional<std::string> failure;  // empty: it is right; nothing: not answered yet
+  };
+  std::map<std::string, Replica> replicas;  // by region
 };
 
 // By region; empty if all are the same, or fewer than two told a root.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "orchestrator/store/details.h"
@@ -131,11 +132,26 @@ void Summary::Take(const Record& record) {
                         evaluation->loss_sum / static_cast<double>(evaluation->tokens)};
     if (!first_evaluation_) first_evaluation_ = last_evaluation_;
   } else if (const auto* event = std::get_if<EventRecord>(&record)) {
-    if (event->kind == "region_hello") first_heard_.emplace(event->region, event->time);
+    TakeEvent(*event);
   } else if (const auto* checkpoint = std::get_if<CheckpointRecord>(&record)) {
     if (checkpoint->complete) {
       last_checkpoint_ = std::max(last_checkpoint_, checkpoint->checkpoint.round());
     }
+  }
+}
+
+void Summary::TakeEvent(const EventRecord& event) {
+  if (event.kind == "region_hello") first_heard_.emplace(event.region, event.time);
+  if (event.kind == "checkpoint_differs" && event.round >= differing_round_) {
+    if (event.round > differing_round_) differing_.clear(), decided_ = false;
+    differing_round_ = event.round;
+    differing_.insert(event.region);
+  }
+  if (event.round != differing_round_) return;
+  if (event.kind == "checkpoint_mended") differing_.erase(event.region);
+  if (event.kind == "checkpoint_decided") {
+    if (!std::exchange(decided_, true)) differing_.clear();
+    differing_.insert(event.region);
   }
 }
 
@@ -222,6 +238,8 @@ std::string Summary::ToJson(double now) const {
            {"run", job.run},
            {"resumed_from", or_null(job.resumed_from > 0, job.resumed_from)},
            {"last_checkpoint", or_null(last_checkpoint_ > 0, last_checkpoint_)},
+           {"last_checkpoint_differs_in",
+            differing_round_ == last_checkpoint_ ? differing_ : std::set<std::string>()},
            {"parameters", job.parameters},
            {"seed", job.job.seed()},
            {"method", job.job.sync().method() == pb::Sync::EVERY_STEP ? "every_step" : "diloco"},

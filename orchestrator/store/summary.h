@@ -4,6 +4,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "orchestrator/core/records.h"
@@ -20,6 +21,8 @@ class Summary {
   std::string ToJson(double now) const;
 
  private:
+  void TakeEvent(const EventRecord& event);
+
   std::optional<JobRecord> job_;
   std::map<std::string, RegionRecord> regions_;
   std::map<std::string, Store::RegionTotals> totals_;
@@ -28,6 +31,10 @@ class Summary {
   std::optional<Store::Evaluation> first_evaluation_;
   std::optional<Store::Evaluation> last_evaluation_;
   int64_t last_checkpoint_ = 0;
+  // The newest round whose replicas were not the same, and the regions whose is, or may be, wrong.
+  int64_t differing_round_ = 0;
+  bool decided_ = false;  // they are known to be wrong
+  std::set<std::string> differing_;
   std::map<std::string, double> first_heard_;  // when regions first said hello, over all runs
   // What regions reported of rounds that are not committed yet.
   std::map<std::pair<int64_t, std::string>, Store::RegionTotals> reported_;

@@ -103,6 +103,15 @@ TEST_F(StatusTest, AJobThatIsOverSaysSo) {
                     HasSubstr("view 1 begins")));
 }
 
+TEST_F(StatusTest, ANewestCheckpointThatDiffersIsNamedWithItsRegions) {
+  Write("summary.json", R"({"job":"kjv","state":"done","last_checkpoint":5,)"
+                        R"("last_checkpoint_differs_in":["johor","oslo",7]})");
+  const auto text = Run(false);
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_THAT(*text, HasSubstr("round 5, complete in every region, but not the same in johor, "
+                               "oslo (events checkpoint_differs and later)"));
+}
+
 TEST_F(StatusTest, EachLinkHasALine) {
   WriteJob("done", "all rounds are committed");
   const auto text = Run(false);

@@ -32,30 +32,43 @@ class ReplicasTest(JobTest):
             return None
         return json.loads(lines[0]) if lines else None
 
-    def test_what_bad_memory_wrote_is_named_and_mended_while_rounds_go_on(self):
-        run_dir = self.new_dir("run")
+    def train_with_bad_memory(self, run_dir, regions):
+        """Until what oslo wrote of round 40 is mended."""
         environment = {"LD_PRELOAD": BAD_MEMORY, "BAD_MEMORY_REGION": "oslo"}
         with mock.patch.dict(os.environ, environment):
             # Nothing is removed, however late the mending comes.
             job = self.start(run_dir, "--set", "train.rounds=1000000", "--set",
                              "train.evaluate_every=0", "--set", "checkpoint.every=40",
-                             "--set", "checkpoint.keep=1000")
+                             "--set", "checkpoint.keep=1000", regions=regions)
         wait_until(lambda: self.event(run_dir, "checkpoint_mended") or job.poll() is not None,
                    "a mended checkpoint")
         job.send_signal(signal.SIGTERM)
         self.assertEqual(job.wait(LIMIT), 75, self.output(run_dir) + self.logs(run_dir))
-        differs, mended = (self.event(run_dir, f"checkpoint_{what}")
-                           for what in ("differs", "mended"))
-        self.assertEqual((differs["region"], differs["round"]), ("oslo", 40))
-        self.assertIn("model-00001-of-00001.safetensors, chunk 0 (1 chunks in all): it is mended "
-                      "from batam, johor", differs["text"])
+        mended = self.event(run_dir, "checkpoint_mended")
         self.assertEqual((mended["region"], mended["round"]), ("oslo", 40))
         paths = [os.path.join(run_dir, region, "checkpoints", "round-000040")
-                 for region in ("johor", "oslo", "batam")]
+                 for region in ("johor", "oslo", "batam")[:regions]]
         roots = {self.checkpoint("show", path)["replicated_root"] for path in paths}
         self.assertEqual(len(roots), 1)
         self.assertTrue(self.checkpoint("verify", paths[1])["whole"])
         self.assert_nothing_left(run_dir)
+
+    def test_what_bad_memory_wrote_is_named_and_mended_while_rounds_go_on(self):
+        run_dir = self.new_dir("run")
+        self.train_with_bad_memory(run_dir, 3)
+        differs = self.event(run_dir, "checkpoint_differs")
+        self.assertEqual((differs["region"], differs["round"]), ("oslo", 40))
+        self.assertIn("model-00001-of-00001.safetensors, chunk 0 (1 chunks in all): it is mended "
+                      "from batam, johor", differs["text"])
+
+    def test_of_two_replicas_the_one_with_the_rounds_state_is_right(self):
+        run_dir = self.new_dir("run")
+        self.train_with_bad_memory(run_dir, 2)
+        self.assertEqual(self.event(run_dir, "checkpoint_differs")["round"], 40)
+        decided = self.event(run_dir, "checkpoint_decided")
+        self.assertEqual((decided["region"], decided["round"]), ("oslo", 40))
+        self.assertIn("it is mended from johor", decided["text"])
+        self.assertIsNone(self.event(run_dir, "checkpoint_undecided"))
 
     def test_one_region_writes_and_an_object_store_has_the_newest(self):
         run_dir = self.new_dir("run")

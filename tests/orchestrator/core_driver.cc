@@ -52,6 +52,7 @@ std::string TextOf(const Outgoing& outgoing) {
       return text + "drain";
     case pb::OrchestratorMessage::kMend: {
       const pb::MendCheckpoint& mend = message.mend();
+      if (mend.replicated_root().empty()) return absl::StrCat(text, "prove ", mend.path());
       if (mend.sources().empty()) return absl::StrCat(text, "give ", mend.path());
       return absl::StrCat(text, "mend ", mend.path(), " to ", mend.replicated_root(), " from ",
                           absl::StrJoin(mend.sources(), ", "));

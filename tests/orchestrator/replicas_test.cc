@@ -181,6 +181,66 @@ TEST_F(Mending, NobodyIsAskedWhoIsAboutToLeave) {
   EXPECT_THAT(told, Not(HasSubstr("-> b mend")));
 }
 
+// Two regions, without a majority.
+class Proving : public testing::Test {
+ public:
+  Proving() : core_(CoreDriver::TestJob(2, 4)) {
+    core_.survives = true;
+    core_.AllReady();
+    core_.AllRound(1);
+  }
+  std::string Differ() {
+    return ReportAll(core_, {{"a", Report("aa", "11111111", "44444444")},
+                             {"b", Report("bb", "1111111x", "44444444")}});
+  }
+  std::string Answer(const std::string& region, const std::string& failure) {
+    pb::LeaderMessage message;
+    message.mutable_tended()->set_view(core_.view(region).id());
+    message.mutable_tended()->set_round(1);
+    message.mutable_tended()->set_path("/" + region);
+    message.mutable_tended()->set_failure(failure);
+    message.set_sequence(sequence_.emplace(region, 4).first->second++);
+    return core_.Message(region, message);
+  }
+  CoreDriver core_;
+  std::map<std::string, uint64_t> sequence_;
+};
+
+TEST_F(Proving, TheOneWithTheRoundsStateIsRightAndTheOtherIsMended) {
+  const std::string told = Differ();
+  EXPECT_THAT(told, HasSubstr("each region looks whether its own has the round's state"));
+  EXPECT_THAT(told, HasSubstr("-> a prove /a"));
+  EXPECT_THAT(told, HasSubstr("-> b prove /b"));
+  EXPECT_THAT(Answer("b", "it has another"), Not(HasSubstr("event")));
+  const std::string decided = Answer("a", "");
+  EXPECT_THAT(decided,
+              HasSubstr("event checkpoint_decided: region b's checkpoint of round 1 is the wrong "
+                        "one: it has another; it is mended from a"));
+  EXPECT_THAT(decided, HasSubstr("-> a give /a"));
+  EXPECT_THAT(decided, HasSubstr("-> b mend /b to aa from a"));
+  EXPECT_THAT(decided, Not(HasSubstr("region a's")));
+  EXPECT_THAT(Answer("b", ""), HasSubstr("event checkpoint_mended"));
+}
+
+TEST_F(Proving, WhereNoneHasItNothingIsMended) {
+  Differ();
+  Answer("a", "this");
+  const std::string told = Answer("b", "that");
+  EXPECT_THAT(told, HasSubstr("event checkpoint_undecided: no region's checkpoint of round 1 is "
+                              "known to have the round's state (a: this; b: that)"));
+  EXPECT_THAT(told, Not(HasSubstr("mend /")));
+}
+
+TEST_F(Proving, WhereAllHaveItTheirFilesAloneDiffer) {
+  Differ();
+  Answer("a", "");
+  const std::string told = Answer("b", "");
+  EXPECT_THAT(told, HasSubstr("event checkpoint_undecided: the checkpoint of round 1 has the "
+                              "round's state in a, b, and other files there: they are encrypted "
+                              "with different keys"));
+  EXPECT_THAT(told, Not(HasSubstr("mend /")));
+}
+
 TEST(CoreReplicas, WithOneReplicaTheCheckpointIsCompleteWhenItsWriterHasReported) {
   pb::Job job = CoreDriver::TestJob(2);
   job.mutable_checkpoint()->set_replicas(1);

@@ -40,7 +40,8 @@ class RunFilesTest : public testing::Test {
     files_ = *std::move(files);
   }
   void Take(const std::vector<Record>& records) {
-    ASSERT_TRUE(store_->Apply(records).ok());
+    const Status applied = store_->Apply(records);
+    ASSERT_TRUE(applied.ok()) << applied;
     ASSERT_TRUE(files_->Append(records, now_).ok());
   }
   std::vector<Json> Lines(const std::string& name) {
@@ -240,6 +241,64 @@ TEST_F(RunFilesTest, SummaryIsWrittenAtMostOnceASecondButAtOnceWhenTheStateChang
   Take({Job("done")});
   EXPECT_EQ(SummaryFile()["state"], "done");
   EXPECT_EQ(SummaryFile()["rounds_committed"], 1);
+}
+
+// Regions in which the newest checkpoint is not what it is elsewhere.
+class DifferingTest : public RunFilesTest {
+ protected:
+  void Event(const std::string& kind, const std::string& region, int64_t round) {
+    EventRecord event;
+    event.number = ++number_;
+    event.time = now_;
+    event.kind = kind;
+    event.region = region;
+    event.round = round;
+    Take({event});
+  }
+  void Complete(int64_t round) {
+    CheckpointRecord record;
+    record.view = 1;
+    record.region = "a";
+    record.checkpoint.set_round(round);
+    record.complete = true;
+    Take({record});
+  }
+  // As it is told now, and after a restart.
+  std::vector<std::string> Differing() {
+    now_ += 100;  // it is not written with each record
+    Take({Job("training")});
+    const Json differing = SummaryFile()["last_checkpoint_differs_in"];
+    Reopen();
+    Take({Job("training")});
+    EXPECT_EQ(SummaryFile()["last_checkpoint_differs_in"], differing);
+    return differing;
+  }
+  int64_t number_ = 0;
+};
+
+TEST_F(DifferingTest, TheSummaryNamesThemUntilTheyAreMended) {
+  Take({Job("training"), View(1), Region("a", 1)});
+  Complete(4);
+  EXPECT_THAT(Differing(), ElementsAre());
+  Event("checkpoint_differs", "a", 4);
+  Event("checkpoint_differs", "b", 4);
+  EXPECT_THAT(Differing(), ElementsAre("a", "b"));
+  Event("checkpoint_decided", "b", 4);
+  EXPECT_THAT(Differing(), ElementsAre("b"));
+  Event("checkpoint_mended", "b", 4);
+  EXPECT_THAT(Differing(), ElementsAre());
+}
+
+TEST_F(DifferingTest, OfTheNewestCheckpointAlone) {
+  Take({Job("training"), View(1), Region("a", 1)});
+  Complete(4);
+  Event("checkpoint_differs", "a", 4);
+  Complete(6);
+  EXPECT_THAT(Differing(), ElementsAre());
+  Event("checkpoint_differs", "b", 6);
+  Event("checkpoint_mended", "a", 4);
+  Event("checkpoint_mended", "b", 5);
+  EXPECT_THAT(Differing(), ElementsAre("b"));
 }
 
 }  // namespace

@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 
+#include "base/digest.h"
 #include "base/file.h"
 #include "tests/checkpoint/checkpoint_test_util.h"
 
@@ -18,6 +20,7 @@ using checkpoint::TemporaryDirectory;
 using testing::HasSubstr;
 
 constexpr int64_t kRound = 41;
+constexpr int64_t kElements = 8790 * kDigestBlock;  // with what is between tensors, and behind
 
 std::map<std::string, std::string> Contents(const std::string& directory) {
   std::map<std::string, std::string> contents;
@@ -61,12 +64,37 @@ class MendingTest : public testing::Test {
   }
   void Save(const std::string& region, const std::string& directory, int64_t wrong_element) {
     SaveJob job;
-    job.tensors = {{"a", {1500, 1500}, {0, 2'250'000}}};
-    job.prefixes = {"model", "optim/exp_avg"};
+    job.tensors = Tensors();
+    job.prefixes = prefixes_;
+    job.digest = DigestOfState();
     job.directory = directory;
     job.region = region;
     job.wrong_element = wrong_element;
     for (const auto& result : SaveEverywhere(job)) ASSERT_TRUE(result.ok()) << result.status();
+  }
+  static std::vector<checkpoint::TensorSpec> Tensors() {
+    return {{"a", {1500, 1500}, {0, 2'250'000}}};
+  }
+  // That the regions agreed on.
+  static std::string DigestOfState() {
+    std::vector<float> flat = checkpoint::FlatVector(Tensors(), kRound, 0);
+    flat.resize(kElements);
+    std::fill(flat.begin() + Tensors()[0].elements.end, flat.end(), 0.0f);
+    return DigestOfSlice(flat.data(), 0, kElements, 0).Hex();
+  }
+  // What a region says of its own replica.
+  std::string Proof(const std::string& path) {
+    Mending mending("x");
+    mending.SetElements(kElements);
+    pb::MendCheckpoint order;
+    order.set_view(1);
+    order.set_round(kRound);
+    order.set_path(path);
+    mending.Mend(nullptr, view_, order);
+    const pb::CheckpointTended tended = Await(mending);
+    EXPECT_EQ(tended.path(), path);
+    EXPECT_EQ(tended.round(), kRound);
+    return tended.failure();
   }
   std::string Round(const std::string& region) const {
     return directory_.path() + "/" + region + "/round-000041";
@@ -90,6 +118,7 @@ class MendingTest : public testing::Test {
     return tended.empty() ? pb::CheckpointTended() : tended.front();
   }
 
+  std::vector<std::string> prefixes_ = {"model", "optim/exp_avg"};
   TemporaryDirectory directory_;
   std::vector<std::unique_ptr<wan::Engine>> engines_;
   pb::View view_;
@@ -105,6 +134,19 @@ TEST_F(MendingTest, OneChunkComesFromTheOthersAndTheInnerStateStays) {
   EXPECT_EQ(tended.bytes(), 4 << 20);
   EXPECT_EQ(tended.place(), "");
   EXPECT_TRUE(Contents(Round("b")) == Contents(Round("right")));
+}
+
+TEST_F(MendingTest, AReplicaIsRightIfItsStateHasTheRoundsDigest) {
+  EXPECT_EQ(Proof(Round("a")), "");
+  EXPECT_THAT(Proof(Round("b")), HasSubstr("its state has the digest "));
+  EXPECT_THAT(Proof(Round("b")), HasSubstr("the regions agreed on " + DigestOfState()));
+  EXPECT_THAT(Proof(Round("nowhere")), HasSubstr("nowhere"));
+}
+
+TEST_F(MendingTest, ADigestSaysNothingOfWhatItWasNotTakenFrom) {
+  prefixes_ = {"model", "outer/elsewhere"};
+  Save("a", directory_.path() + "/more", -1);
+  EXPECT_EQ(Proof(Round("more")), "the round's digest says nothing of outer/elsewhere");
 }
 
 TEST_F(MendingTest, WhoGivesSomethingElseIsPassedOver) {

@@ -8,10 +8,13 @@
 //      inner state stays, the replicated files become the others', chunk by chunk; chunks that are
 //      right are taken from the own disk, and each that comes is compared with its hash, and all of
 //      them with the root that the orchestrator said.
-//   3. How it ended is told by TakeTended(). A view that ends meanwhile, or a checkpoint that was
+//   3. Where there is no majority it says to each: look (an order without a root). The thread reads
+//      the replica and compares its state with the round's digest (proving.h).
+//   4. How it ended is told by TakeTended(). A view that ends meanwhile, or a checkpoint that was
 //      removed, ends it; nothing was changed then.
 //
-// Thread rule: any thread calls; one thread of its own. Memory: a chunk (4 MiB) and manifests.
+// Thread rule: any thread calls; one thread of its own. Memory: a chunk (4 MiB) and manifests; 32
+// MiB where it looks.
 #pragma once
 
 #include <cstdint>
@@ -92,6 +95,9 @@ class Mending {
   // Of encrypted checkpoints: without it those can be given, but not mended. Before Mend().
   void SetKey(std::shared_ptr<const checkpoint::EncryptionKey> key);
 
+  // Of the flat vector, padding included. Before Mend().
+  void SetElements(int64_t elements);
+
   // `path`: this region's checkpoint of that round. Errors are logged: others may have it.
   void Give(wan::Engine* engine, const pb::View& view, int64_t round, const std::string& path);
   // `engine` outlives this object.
@@ -111,10 +117,12 @@ class Mending {
   void Run();
   pb::CheckpointTended MendOne(const Job& job);
   Status Repair(const Job& job, pb::CheckpointTended* tended);
+  Status Prove(const Job& job);
 
   const std::string region_;
   Mutex mutex_;
   std::shared_ptr<const checkpoint::EncryptionKey> key_ ABSL_GUARDED_BY(mutex_);
+  int64_t elements_ ABSL_GUARDED_BY(mutex_) = 0;
   CondVar changed_;
   std::deque<Job> jobs_ ABSL_GUARDED_BY(mutex_);
   std::vector<GivenSource*> sources_ ABSL_GUARDED_BY(mutex_);  // of the job under way

@@ -159,7 +159,9 @@ Status RegionWorker::OpenDataAndTrainer() {
   ASSIGN_OR_RETURN(dataset_, Dataset::Open(data, job_.seed()));
   ASSIGN_OR_RETURN(model_, ResolveModel(job_.model(), dataset_->vocab_size()));
   RETURN_IF_ERROR(TakeKey());
-  return MakeTrainer();
+  RETURN_IF_ERROR(MakeTrainer());
+  mending_.SetElements(trainer_->size());
+  return OkStatus();
 }
 
 // Of encrypted checkpoints.

@@ -90,7 +90,7 @@ class RegionWorker {
   // Leader, any thread: saves that have ended since the last call, in the order of their commands.
   std::vector<pb::SaveEnded> TakeEndedSaves();
   // Leader, any thread: what the orchestrator says of replicas that differ (mending.h), in the
-  // region's present view.
+  // region's present view. An order without a root: say whether yours is right.
   void Mend(const pb::MendCheckpoint& order, const pb::View& view);
   // Leader, any thread: checkpoints that were mended or pushed since the last call, or could not
   // be.

@@ -292,7 +292,9 @@ void RegionWorker::PushIfDue(const pb::View& view, const pb::SaveEnded& saved) {
 void RegionWorker::Mend(const pb::MendCheckpoint& order, const pb::View& view) {
   wan::Engine* const engine = engine_.load();
   const bool carries = WorkerOfLane(0, view.lanes(), control_->size()) == 0;
-  if (engine == nullptr || !carries) {
+  if (order.replicated_root().empty()) {
+    mending_.Mend(engine, view, order);
+  } else if (engine == nullptr || !carries) {
     LOG(WARNING) << "the region's first worker carries no lane: " << order.path()
                  << " is neither given nor mended over the links";
   } else if (order.sources().empty()) {
