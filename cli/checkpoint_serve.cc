@@ -75,7 +75,7 @@ StatusOr<ExitCode> Serve(const ParsedFlags& flags, Output& output) {
   ASSIGN_OR_RETURN(options.key, checkpoint::ReadOrMakeKeyFile(key));
   ASSIGN_OR_RETURN(options.listen, Endpoint::Parse(flags.Text("listen")));
   options.encrypt = !flags.Switch("plain");
-  if (flags.Switch("yield")) options.yield = [] { return true; };
+  if (flags.Switch("yield")) options.yield = [] { return wan::Yield::kSpare; };
   if (flags.Has("rate_cap")) {
     ASSIGN_OR_RETURN(const int64_t bits, ParseRateBitsPerSecond(flags.Text("rate_cap")));
     options.rate_cap = static_cast<double>(bits) / 8;

@@ -12,8 +12,8 @@
 //    is found by who gets it.
 // 4. A checkpoint that is read is held for kHoldSeconds (retention.h), so that a pull that
 //    takes longer than a job's checkpoints live can end: at most kMaxHeld of them.
-// 5. What is sent is bounded by the rate cap (rate_file.h), and goes behind other traffic while
-//    `yield` says so.
+// 5. What is sent is bounded by the rate cap (rate_file.h), and goes behind other traffic as far
+//    as `yield` says.
 // Thread rule: a thread of its own; OnCall the engine's.
 #pragma once
 
@@ -45,7 +45,7 @@ struct ServeOptions {
   wan::Key key = {};
   bool encrypt = true;          // without: for measuring, and for lines that are encrypted already
   double rate_cap = 0;          // bytes a second, of all callers together; 0: none
-  std::function<bool()> yield;  // wan::EngineOptions
+  std::function<wan::Yield()> yield;  // wan::EngineOptions
 };
 
 // What is told about a server.

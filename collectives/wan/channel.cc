@@ -330,7 +330,7 @@ std::vector<Link*> Channel::Stuck(double now) const {
 void Channel::Sample() {
   // Of this moment: the caller's may be some milliseconds old on a loaded machine.
   const double now = Clock::Real()->MonotonicSeconds();
-  double acked = 0, sent = 0, again = 0, under_way = 0, smooth = 0, least = 0;
+  double acked = 0, sent = 0, again = 0, under_way = 0, smooth = 0, fresh_smooth = 0, least = 0;
   size_t with_unsent = 0;
   bool awaits_room = false;
   for (Link* const link : links_) {
@@ -345,6 +345,7 @@ void Channel::Sample() {
       const TcpState& before = at->second.state;
       const uint64_t moved = state->bytes_acked - before.bytes_acked;
       acked_ += static_cast<int64_t>(moved);
+      if (moved > 0) fresh_smooth = std::max(fresh_smooth, state->rtt_seconds);
       acked += std::max(0.0, state->bytes_delivered - before.bytes_delivered);
       sent += static_cast<double>(state->bytes_sent - before.bytes_sent);
       again += static_cast<double>(state->bytes_retransmitted - before.bytes_retransmitted);
@@ -363,6 +364,7 @@ void Channel::Sample() {
   sent_bytes_ += sent;
   retransmitted_ += again;
   if (smooth > 0) rtt_ = smooth;
+  if (fresh_smooth > 0) fresh_rtt_ = fresh_smooth;
   if (least > 0) min_rtt_ = least;
   if (smooth > 0 && (base_rtt_ == 0 || smooth < base_rtt_)) base_rtt_ = smooth;
   const double elapsed = now - sampled_at_;

@@ -155,6 +155,8 @@ class Channel {
 
   // How long bytes stand in queues, as the round trips tell.
   double queue_seconds() const { return rtt_ > base_rtt_ ? rtt_ - base_rtt_ : 0; }
+  // The same of links on which something moved lately: what others know is old.
+  double fresh_queue_seconds() const { return std::max(0.0, fresh_rtt_ - base_rtt_); }
 
   // Spread over the links; infinity: as fast as it goes.
   void Pace(double bytes_per_second);
@@ -218,6 +220,7 @@ class Channel {
   double queue_sum_ = 0;
   int queue_samples_ = 0;
   double rtt_ = 0;
+  double fresh_rtt_ = 0;
   double min_rtt_ = 0;
   double base_rtt_ = 0;  // the smoothed round trip where nothing stands in a queue
   struct Seen {

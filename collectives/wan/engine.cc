@@ -287,8 +287,8 @@ GroupState::Hooks EngineImpl::HooksFor(const GroupName& name, uint64_t incarnati
     RunAside(&sinks_, name, incarnation, std::move(task), std::move(then));
   };
   hooks.cap = &cap_;
+  hooks.yields = [this] { return options_.yield ? options_.yield() : Yield::kNothing; };
   hooks.numbers_flow = [this] {
-    if (options_.yield && options_.yield()) return true;
     for (const auto& [other, entry] : groups_) {
       if (entry.state->NumbersFlow()) return true;
     }

@@ -85,9 +85,9 @@ struct EngineOptions {
   // Nothing in a call is proven yet. True: it waits until somebody joins, as without this; false:
   // its connection is dropped. In the I/O thread: must not block or call the engine.
   std::function<bool(const Call&)> on_call;
-  // While it says so, what is served yields to other traffic as though an all-reduce ran here:
-  // somebody else's goes over the same lines. In the I/O thread, often: must not block.
-  std::function<bool()> yield;
+  // How far what is served yields to traffic that goes over the same lines and is not this
+  // engine's (yield_rate.h). In the I/O thread, often: must not block.
+  std::function<Yield()> yield;
 };
 
 // One pair of gateways, for status.

@@ -41,6 +41,7 @@
 #include "collectives/wan/link.h"
 #include "collectives/wan/serving.h"
 #include "collectives/wan/spare_rate.h"
+#include "collectives/wan/yield_rate.h"
 
 namespace atl::wan {
 
@@ -59,6 +60,7 @@ class GroupState {
     std::function<void(std::function<void()>, std::function<void()>)> read, sink;
     // An all-reduce is under way in some group of the engine, or somewhere else on its lines.
     std::function<bool()> numbers_flow;
+    std::function<Yield()> yields;  // EngineOptions
     RateCap* cap;  // of what all groups serve together
   };
 
@@ -153,6 +155,7 @@ class GroupState {
     double told_silent_at = 0;
     bool unpaced = false;  // for a transfer, until the next operation
     SpareRate spare;
+    YieldRate yielding;
     std::string last_error;               // of dialling
     std::map<uint64_t, Announced> early;  // by operation
   };
@@ -219,6 +222,7 @@ class GroupState {
   Fetching MakeFetching();
   StatusOr<Link::Verdict> OnTransfer(int member, const FrameHeader& header, Bytes payload);
   bool AppendTransfer(Channel* channel, Link* link);
+  void BeginToYield(Member* member, double now);
   // Something is asked for here or there, or not acknowledged.
   bool Transfers(int member) const;
   void TickTransfer(Member* member, int index, double now, Losses* losses);

@@ -91,19 +91,38 @@ StatusOr<Link::Verdict> GroupState::OnTransfer(int member, const FrameHeader& he
 
 bool GroupState::AppendTransfer(Channel* channel, Link* link) {
   Member& member = members_[channel->member()];
+  BeginToYield(&member, Now());
+  if (!member.yielding.Allows(serving_.HasNext(channel->member()))) return false;
   const bool numbers = hooks_.numbers_flow();
   if (!numbers) member.spare.Open();
   if (!member.spare.Allows()) return false;
-  // The links that numbers do not use are not paced to the plan.
-  if (numbers && !channel->Uses(link)) return false;
+  // The links that numbers do not use are not paced to the plan, or to what yields.
+  if ((numbers || member.yielding.limited()) && !channel->Uses(link)) return false;
   const auto who = reinterpret_cast<uintptr_t>(&member);
   if (!Transfers(channel->member()) || !hooks_.cap->Allows(Now(), who)) return false;
   if (channel->AppendLostHeld(link)) return true;
   const int64_t bytes = serving_.NextBytes(channel->member());
   if (!serving_.AppendNext(channel, link)) return false;
   member.spare.Spend(bytes);
+  member.yielding.Spend(bytes);
   hooks_.cap->Spend(bytes, who);
   return true;
+}
+
+// What is in the kernel yields too: links are paced.
+void GroupState::BeginToYield(Member* member, double now) {
+  Channel* const channel = member->channel.get();
+  const Yield yield = hooks_.yields();
+  if (!member->yielding.Begin(now, yield)) return;
+  if (yield == Yield::kNothing) return channel->Unpace();
+  if (yield == Yield::kSpare) {
+    // BBR shall look anew for what the line carries.
+    channel->Pace(std::max(member->yielding.rate(), member->yielding.known()));
+    for (Link* const link : channel->links()) {
+      if (link->ready()) link->ForgetRate();
+    }
+  }
+  channel->Pace(member->yielding.pace());
 }
 
 bool GroupState::Transfers(int index) const {
@@ -114,6 +133,11 @@ bool GroupState::Transfers(int index) const {
 
 void GroupState::TickTransfer(Member* member, int index, double now, Losses* losses) {
   Channel* const channel = member->channel.get();
+  BeginToYield(member, now);
+  if (member->yielding.limited()) {
+    member->yielding.Tick(now, channel->fresh_queue_seconds(), channel->min_rtt_seconds());
+    channel->Pace(member->yielding.pace());
+  }
   if (hooks_.numbers_flow()) {
     member->spare.Limit(now, channel->queue_seconds(), channel->min_rtt_seconds(),
                         channel->sending_rate());

@@ -32,6 +32,13 @@
 
 namespace atl::wan {
 
+// How far what is served yields to other traffic on the same lines (yield_rate.h).
+enum class Yield {
+  kNothing,  // it sends as fast as it goes
+  kSpare,    // what others leave, as the round trips tell
+  kHold,     // next to nothing
+};
+
 inline constexpr int64_t kMaxNameBytes = 255;
 inline constexpr int64_t kMaxBlockBytes = 16 << 20;
 

@@ -1,10 +1,15 @@
-// What transfers may send: beside an all-reduce, and under a cap that several share.
+// What transfers may send: beside an all-reduce, under a cap that several share, and beside traffic
+// that shows in round trips alone.
 #include "collectives/wan/spare_rate.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <deque>
 #include <map>
 #include <vector>
+
+#include "collectives/wan/yield_rate.h"
 
 namespace atl::wan {
 namespace {
@@ -85,6 +90,85 @@ TEST(SpareRate, FallsWhileBytesStandInQueuesAndGrowsElse) {
   spare.Open();
   for (int i = 0; i < 1000; ++i) spare.Spend(kFrame);
   EXPECT_TRUE(spare.Allows());
+}
+
+// A sender that yields on a line of 5 MB/s and 80 ms, tick by tick.
+class YieldingLine {
+ public:
+  static constexpr double kLine = 5e6;
+  static constexpr double kTrip = 0.08;
+
+  // What is sent in so many seconds, bytes/s. `others`: bytes/s of other traffic.
+  double Run(double seconds, Yield yield, double others = 0) {
+    int64_t sent = 0;
+    longest_ = 0;
+    rate_.Begin(now_, yield);
+    for (const double end = now_ + seconds; now_ < end; now_ += kTick) {
+      // What it hears is a round trip old.
+      heard_.push_back(queue_ / kLine);
+      if (heard_.size() > static_cast<size_t>(kTrip / kTick)) heard_.pop_front();
+      rate_.Tick(now_, heard_.front(), kTrip);
+      while (rate_.Allows(true)) {
+        rate_.Spend(kFrame);
+        sent += kFrame;
+        queue_ += kFrame;
+      }
+      queue_ = std::max(0.0, queue_ + (others - kLine) * kTick);
+      longest_ = std::max(longest_, queue_ / kLine);
+    }
+    return static_cast<double>(sent) / seconds;
+  }
+  double longest_queue() const { return longest_; }
+
+ private:
+  YieldRate rate_;
+  double now_ = 100;
+  double queue_ = 0;    // bytes
+  double longest_ = 0;  // seconds, in the last Run
+  std::deque<double> heard_;
+};
+
+TEST(YieldRate, FindsTheLineFromNothingAndKeepsItsQueueShort) {
+  YieldingLine line;
+  EXPECT_GT(line.Run(2, Yield::kSpare), 0.5 * YieldingLine::kLine);
+  EXPECT_GT(line.Run(20, Yield::kSpare), 0.85 * YieldingLine::kLine);
+  EXPECT_LT(line.longest_queue(), 0.04);
+}
+
+TEST(YieldRate, LeavesTheLineToOthersAndComesBackQuickly) {
+  YieldingLine line;
+  line.Run(10, Yield::kSpare);
+  // Others who need half the line have it.
+  const double beside = line.Run(20, Yield::kSpare, 0.5 * YieldingLine::kLine);
+  EXPECT_LT(beside, 0.51 * YieldingLine::kLine);
+  EXPECT_GT(beside, 0.35 * YieldingLine::kLine);
+  // Others who fill it, too.
+  EXPECT_LT(line.Run(20, Yield::kSpare, 1.2 * YieldingLine::kLine), 0.05 * YieldingLine::kLine);
+}
+
+TEST(YieldRate, NextToNothingWhileItIsHeldAndHalfTheLineWithinASecondAfterwards) {
+  YieldingLine line;
+  line.Run(10, Yield::kSpare);
+  const double held = line.Run(2, Yield::kHold);
+  EXPECT_LT(held, 0.05 * YieldingLine::kLine);
+  EXPECT_GT(held, 32e3);
+  EXPECT_GT(line.Run(1, Yield::kSpare), 0.5 * YieldingLine::kLine);
+  // However short what lies between, it learns.
+  YieldingLine hasty;
+  double last = 0;
+  for (int i = 0; i < 20; ++i) {
+    hasty.Run(1, Yield::kHold);
+    last = hasty.Run(0.2, Yield::kSpare);
+  }
+  EXPECT_GT(last, 0.4 * YieldingLine::kLine);
+  // Where nothing yields there is no bound.
+  YieldRate rate;
+  rate.Begin(1, Yield::kHold);
+  rate.Tick(1.02, 0, YieldingLine::kTrip);
+  while (rate.Allows(true)) rate.Spend(kFrame);
+  rate.Begin(2, Yield::kNothing);
+  for (int i = 0; i < 1000; ++i) rate.Spend(kFrame);
+  EXPECT_TRUE(rate.Allows(true));
 }
 
 }  // namespace

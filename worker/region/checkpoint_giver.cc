@@ -39,7 +39,9 @@ StatusOr<std::unique_ptr<checkpoint::Server>> StartServer(const CheckpointGiver:
   serve.directory = options.directory;
   serve.listen = options.listen;
   serve.rate_cap = options.rate_cap;
-  serve.yield = options.busy;
+  serve.yield = [busy = options.busy] {
+    return busy() ? wan::Yield::kHold : wan::Yield::kSpare;
+  };
   const std::string key = options.key_file.empty()
                               ? absl::StrCat(options.directory, "/", checkpoint::kKeyFileName)
                               : options.key_file;

@@ -4,7 +4,8 @@
 // 1. It has an engine of its own, with a port and a key of its own: who pulls never touches the
 //    links between the regions.
 // 2. Its threads have the lowest priority, of the processor and of the disk.
-// 3. While the region is in an all-reduce (`busy`), it sends only what the lines have to spare.
+// 3. It sends only what the lines have to spare, and next to nothing while the region is in an
+//    all-reduce (`busy`).
 // 4. A port that is taken, or a key that cannot be read, is told and tried again every
 //    kAgainSeconds; training does not notice.
 // 5. Where it listens stands in the file .transfer-address beside the checkpoints.

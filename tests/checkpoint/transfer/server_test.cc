@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 
@@ -140,6 +141,26 @@ TEST_F(TransferServer, SendsNoQuickerThanItMay) {
   const double seconds = Clock::Real()->MonotonicSeconds() - began;
   // It can be slower than the cap, never quicker.
   EXPECT_GT(seconds, 0.9 * static_cast<double>(result->download.wanted) / serve.rate_cap);
+}
+
+// Held and let go by turns, as by the all-reduces of a job. The turns are so many questions long.
+TEST_F(TransferServer, YieldsByTurnsAndGivesAll) {
+  const std::string path = SaveChunky(In("a"));
+  std::atomic<int> asked = 0;
+  ServeOptions serve;
+  serve.directory = In("a");
+  serve.listen = {"127.0.0.1", 0};
+  serve.key = TestKey();
+  serve.yield = [&asked] {
+    const int turn = ++asked / 5;
+    return turn % 2 == 0 && turn < 10 ? wan::Yield::kHold : wan::Yield::kSpare;
+  };
+  const auto server = Server::Start(serve);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto result = Pull(PullFrom({(*server)->endpoint()}, In("to")));
+  ASSERT_TRUE(result.ok()) << result.status();
+  ExpectSame(path, In("to") + "/round-000041");
+  EXPECT_GT(asked, 0);
 }
 
 TEST_F(TransferServer, ARateFileCountsAsLongAsItIsThere) {
