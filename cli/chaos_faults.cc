@@ -323,8 +323,9 @@ void Injector::StepAway() {
   double since = Now();
   Await(kNextRoundSeconds, [&] {
     const int64_t committed = Committed();
-    if (committed > now) now = committed, since = Now();
-    return now > before && Now() > since + 1;
+    if (committed > before && now == before) since = Now();
+    now = committed;
+    return now > before && Now() > since + 1;  // a second for those that waited to be reported
   });
   rounds_while_away_ = now - before;
 }
