@@ -78,7 +78,10 @@ Status SyncFile(const Fd& fd, const std::string& path) {
 
 Status SyncDirectory(const std::string& path) {
   ASSIGN_OR_RETURN(Fd fd, OpenFile(path, O_RDONLY | O_DIRECTORY));
-  return SyncFile(fd, path);
+  RETURN_IF_ERROR(SyncFile(fd, path));
+  // XFS says of a directory that is open that it is on the disk when the file system was shut down
+  // meanwhile, after an error of its log, and it is not. A directory can't be opened from then on.
+  return OpenFile(path, O_RDONLY | O_DIRECTORY).status();
 }
 
 Status WriteFileAtomically(const std::string& path, absl::string_view content, mode_t mode) {

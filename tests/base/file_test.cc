@@ -7,15 +7,26 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
+#include <functional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
+
+namespace {
+std::function<int(int)> sync_instead;  // of the system's
+}
+
+// This program's own.
+extern "C" int fsync(int fd) {
+  return sync_instead ? sync_instead(fd) : static_cast<int>(syscall(SYS_fsync, fd));
+}
 
 namespace atl {
 namespace {
@@ -202,6 +213,20 @@ TEST_F(File, DescriptorIsClosedOnce) {
   EXPECT_EQ(second.get(), number);
   second.Reset();
   EXPECT_EQ(fcntl(number, F_GETFD), -1);
+}
+
+// XFS, shut down between the opening of a directory and its fsync: that says 0, though nothing is on
+// the disk, and the directory can't be opened any more.
+TEST_F(File, ADirectoryThatCantBeOpenedAfterItsSyncIsNotOnTheDisk) {
+  const std::string directory = Path("directory");
+  ASSERT_TRUE(MakeDirectories(directory).ok());
+  EXPECT_TRUE(SyncDirectory(directory).ok());
+  sync_instead = [&](int) { return rename(directory.c_str(), Path("away").c_str()); };
+  const Status synced = SyncDirectory(directory);
+  sync_instead = nullptr;
+  EXPECT_THAT(synced.ToString(), HasSubstr(directory));
+  EXPECT_FALSE(synced.ok());
+  EXPECT_TRUE(fs::exists(Path("away")));
 }
 
 }  // namespace
