@@ -215,8 +215,8 @@ TEST_F(File, DescriptorIsClosedOnce) {
   EXPECT_EQ(fcntl(number, F_GETFD), -1);
 }
 
-// XFS, shut down between the opening of a directory and its fsync: that says 0, though nothing is on
-// the disk, and the directory can't be opened any more.
+// XFS, shut down between the opening of a directory and its fsync: that says 0, though nothing is
+// on the disk, and the directory can't be opened any more.
 TEST_F(File, ADirectoryThatCantBeOpenedAfterItsSyncIsNotOnTheDisk) {
   const std::string directory = Path("directory");
   ASSERT_TRUE(MakeDirectories(directory).ok());
