@@ -9,7 +9,8 @@
 // 2. From nothing, and up to three quarters of the rate that held before, it doubles each round
 //    trip; up to half of that each tick. From there to the first queue it grows by a quarter.
 // 3. kHold: others need the line now. The rate is a thirty-second of what it was at once;
-//    afterwards it begins anew at a twentieth.
+//    afterwards it begins anew at a twentieth. For kBlindTrips round trips it then doubles whatever
+//    they say: what is sent so rarely is acknowledged late, which looks like a queue.
 // 4. Bytes are allowed at that rate, of which at most two ticks' worth may be saved up. What has
 //    been allowed is paced by the kernel at little more than the rate, so that it does not wait in
 //    queues.
@@ -41,7 +42,7 @@ class YieldRate {
     const double elapsed = std::max(0.0, now - at_);
     if (elapsed > kPauseSeconds) return Restart(now);
     at_ = now;
-    if (yield_ == Yield::kSpare) Adapt(elapsed, queue_seconds, rtt_seconds);
+    if (yield_ == Yield::kSpare) Adapt(now, elapsed, queue_seconds, rtt_seconds);
     pressed_ = false;
     allowance_ = std::min(allowance_ + rate_ * elapsed, kSavedSeconds * rate_);
   }
@@ -61,7 +62,7 @@ class YieldRate {
 
  private:
   void Restart(double now) {
-    at_ = now;
+    began_ = at_ = now;
     allowance_ = 0;
     pressed_ = false;
     queue_seen_ = false;
@@ -69,8 +70,13 @@ class YieldRate {
     const double share = yield_ == Yield::kHold ? kHoldShare : kFirstShare;
     rate_ = std::max(yield_ == Yield::kHold ? kLeastRate : kFirstRate, share * known_);
   }
-  void Adapt(double elapsed, double queue_seconds, double rtt_seconds) {
+  void Adapt(double now, double elapsed, double queue_seconds, double rtt_seconds) {
     const double trips = std::min(1.0, elapsed / std::max(kTickSeconds, rtt_seconds));
+    if (now - began_ < kBlindTrips * rtt_seconds) {
+      queue_before_ = queue_seconds;
+      if (pressed_ && (known_ == 0 || rate_ < kSafely * known_)) rate_ *= std::exp2(trips);
+      return;
+    }
     queue_before_ += trips * (queue_seconds - queue_before_);
     const double expected = queue_seconds + kAhead * (queue_seconds - queue_before_);
     const double room = std::clamp(1 - expected / kTargetSeconds, -2.0, 1.0);
@@ -92,6 +98,7 @@ class YieldRate {
 
   static constexpr double kTargetSeconds = 0.01;
   static constexpr double kAhead = 2;
+  static constexpr double kBlindTrips = 2;
   static constexpr double kGrowth = 1.0 / 16;
   static constexpr double kFirstGrowth = 0.25;
   static constexpr double kFall = 0.125;
@@ -113,6 +120,7 @@ class YieldRate {
   double known_ = 0;
   double allowance_ = 0;
   double at_ = 0;
+  double began_ = 0;  // with this mode, or after a pause
   bool queue_seen_ = false;
   double queue_before_ = 0;  // seconds, about a round trip ago
   bool pressed_ = false;     // something waited for the rate since the last tick
