@@ -15,6 +15,8 @@ namespace {
 
 // Rounds differ by so much of themselves without a reason to do anything.
 constexpr double kTolerance = 0.25;
+// So many times the samples a second.
+constexpr double kWorth = 1.1;
 
 }  // namespace
 
@@ -61,6 +63,22 @@ std::vector<int64_t> EvenSteps(int64_t most, const std::vector<MemberPace>& memb
   return steps;
 }
 
+bool IsWorthAView(const std::vector<MemberPace>& members, const std::vector<int64_t>& steps,
+                  double reduce_seconds) {
+  const auto rate = [&](auto steps_of) {
+    double samples = 0, slowest = 0;
+    for (size_t i = 0; i < members.size(); ++i) {
+      const auto taken = static_cast<double>(steps_of(i));
+      samples += taken * static_cast<double>(members[i].samples_per_step);
+      slowest = std::max(slowest, taken * members[i].step_seconds);
+    }
+    const double seconds = slowest + reduce_seconds;
+    return seconds > 0 ? samples / seconds : 0;
+  };
+  return rate([&](size_t i) { return steps[i]; }) >
+         kWorth * rate([&](size_t i) { return members[i].steps; });
+}
+
 void Core::NotePaces(int64_t round) {
   for (const auto& [name, report] : reports_.at(round)) {
     if (report.heard()) continue;
@@ -83,9 +101,10 @@ void Core::EvenOutSteps() {
     const std::optional<double> pace = entry.pace.SecondsPerSample();
     entries.push_back(&entry);
     paces.push_back({pace ? *pace * static_cast<double>(member.samples_per_step()) : 0,
-                     entry.inner_steps > 0 ? entry.inner_steps : most});
+                     entry.inner_steps > 0 ? entry.inner_steps : most, member.samples_per_step()});
   }
   const std::vector<int64_t> steps = EvenSteps(most, paces);
+  if (!IsWorthAView(paces, steps, round_time_.Reduce())) return;
   bool changed = false;
   for (size_t i = 0; i < entries.size(); ++i) {
     if (steps[i] == paces[i].steps || !entries[i]->pace.MayChange()) continue;

@@ -6,7 +6,10 @@
 // 2. The region that is fastest takes all inner steps of the job. One whose steps would end later
 //    or earlier than the fastest's by more than kTolerance takes as many as fit that time: at
 //    least one, at most the job's. The others keep what they have.
-// 3. A change back says that what was measured was chance: until the next one it takes twice as
+// 3. Another number of steps takes another view, and fewer steps are fewer tokens: it is done where
+//    tokens a second rise by kWorth, the all-reduce counted in. Where that is most of a round, a
+//    slow region costs little, and keeps its steps.
+// 4. A change back says that what was measured was chance: until the next one it takes twice as
 //    many rounds, kMostRounds at most; a change the same way again, half as many. Else regions of
 //    nearly the same speed would go to and fro, at the cost of a view each time.
 // Pure values; one thread.
@@ -42,9 +45,14 @@ class Pace {
 struct MemberPace {
   double step_seconds = 0;  // 0: not known
   int64_t steps = 1;        // that it takes now
+  int64_t samples_per_step = 1;
 };
 
 // Steps for each member; `most` are the job's. Who is not known keeps its own.
 std::vector<int64_t> EvenSteps(int64_t most, const std::vector<MemberPace>& members);
+// Whether rounds with these steps train enough more a second than with those taken now;
+// `reduce_seconds` come after the steps of the slowest.
+bool IsWorthAView(const std::vector<MemberPace>& members, const std::vector<int64_t>& steps,
+                  double reduce_seconds);
 
 }  // namespace atl

@@ -34,6 +34,19 @@ TEST(EvenSteps, WhoIsNotKnownKeepsItsSteps) {
   EXPECT_THAT(EvenSteps(30, {{0, 12}, {0, 30}}), ElementsAre(12, 30));
 }
 
+TEST(IsWorthAView, CountsWhatIsTrainedInASecond) {
+  // 60 samples in 90 s, or 40 in 30 s; with 300 s of all-reduce 60 in 390 s, or 40 in 330 s.
+  EXPECT_TRUE(IsWorthAView({{1, 30}, {3, 30}}, {30, 10}, 0));
+  EXPECT_FALSE(IsWorthAView({{1, 30}, {3, 30}}, {30, 10}, 300));
+  // Back again: 40 in 30 s, or 60.
+  EXPECT_TRUE(IsWorthAView({{1, 30}, {1, 10}}, {30, 30}, 0));
+  EXPECT_TRUE(IsWorthAView({{1, 30}, {1, 10}}, {30, 30}, 300));
+  EXPECT_FALSE(IsWorthAView({{1, 30}, {1, 28}}, {30, 30}, 0)) << "too little for a view";
+  // A region that has nearly all samples of a step does not get faster by dropping them.
+  EXPECT_FALSE(IsWorthAView({{1, 30, 1}, {1.5, 30, 20}}, {30, 20}, 10));
+  EXPECT_FALSE(IsWorthAView({{0, 30}, {0, 30}}, {30, 30}, 0)) << "nothing is known";
+}
+
 TEST(Pace, IsTheMedianOfTheNewestRounds) {
   Pace pace;
   pace.Add(8, 4);
@@ -81,6 +94,8 @@ class CorePace : public testing::Test {
         round->set_end_sample(plan.region_samples.end);
         round->set_train_seconds((member == 0 ? 1 : slowness) * 0.1 *
                                  static_cast<double>(plan.region_samples.size()));
+        round->set_wan_seconds(reduce_seconds_);
+        round->set_seconds(round->train_seconds() + reduce_seconds_);
         round->set_next_view(i + 1 == count ? edge_view : 0);
         text += core_.Send(view.members(member).region(), std::move(report));
       }
@@ -91,6 +106,7 @@ class CorePace : public testing::Test {
   const pb::SlowRegions::Policy policy_;
   CoreDriver core_;
   int64_t round_ = 0;
+  double reduce_seconds_ = 0;
 };
 
 class CorePaceWait : public CorePace {
@@ -109,6 +125,11 @@ TEST_F(CorePace, ARegionThatStaysSlowTakesFewerSteps) {
   EXPECT_EQ(planned.members(0).inner_steps(), 0);
   EXPECT_EQ(planned.members(1).inner_steps(), 4);
   EXPECT_THAT(Rounds(5, 3), Not(HasSubstr("steps_"))) << "said once while the view is on its way";
+}
+
+TEST_F(CorePace, WhereTheAllReduceIsMostOfARoundNobodyTakesFewerSteps) {
+  reduce_seconds_ = 100;
+  EXPECT_THAT(Rounds(8, 3), Not(HasSubstr("steps_lowered")));
 }
 
 TEST_F(CorePace, AfterTheEdgeTheLedgerGivesItFewerSamplesAndItGetsThemBack) {
