@@ -88,8 +88,7 @@ Verb CheckpointPruneVerb() {
            "s3://BUCKET/PREFIX. "
            "What can't be used counts for nothing and is never removed. Refused while a save "
            "runs there; with --verify, which reads beside saves, it waits for the save's end. "
-           "Killed "
-           "at any moment, it leaves whole checkpoints only.",
+           "Killed at any moment, it leaves whole checkpoints only.",
        .flags = {{.name = "keep",
                   .kind = FlagKind::kCount,
                   .placeholder = "N",

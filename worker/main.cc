@@ -192,7 +192,6 @@ std::string RandomHex() {
   return absl::StrFormat("%016x", bits);
 }
 
-// Rank 0. The region's followers have had Finish when this returns with *region_ended.
 // For the thread that writes checkpoints while training goes on; null where MPI can't serve two
 // threads at once on some rank.
 StatusOr<std::unique_ptr<Communicator>> SavesCommunicator(const MpiEnvironment& environment,
@@ -209,6 +208,7 @@ StatusOr<std::unique_ptr<Communicator>> SavesCommunicator(const MpiEnvironment& 
   return MakeMpiCommunicator(options);
 }
 
+// Rank 0. The region's followers have had Finish when this returns with *region_ended.
 AgentExit Lead(const ParsedFlags& flags, RegionWorker& worker, Communicator& control,
                const AbortRegion& abort, bool* region_ended) {
   const auto finish_early = [&](const Status& status) {
